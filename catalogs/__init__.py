@@ -1,0 +1,1 @@
+"""Catalogs: one TOML file a data set."""

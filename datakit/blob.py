@@ -1,0 +1,26 @@
+"""Bytes at rest: a range of a file, named but not read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """`size` bytes of the file `path` from `offset` on."""
+
+    path: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The bytes; OSError if the file is gone, EOFError if it is shorter than it was."""
+        descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            data = os.pread(descriptor, self.size, self.offset)
+        finally:
+            os.close(descriptor)
+        if len(data) != self.size:
+            raise EOFError(f"{self.path} ends {self.size - len(data)} bytes early")
+        return data

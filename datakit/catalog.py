@@ -1,0 +1,132 @@
+"""A catalog: an upstream data set, described and not copied. TOML → Catalog; found by name.
+
+`catalog=emoji` is `datakit.catalogs/emoji.toml`, an entry point of the group `datakit.catalogs`, or a path that
+ends in `.toml`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from datakit.config import to_words
+from datakit.errors import CatalogError, ConfigError, did_you_mean
+from datakit.recipe import CatalogUse
+
+GROUP = "datakit.catalogs"
+POOLS = ("main", "far", "coarse", "outliers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A named part of a catalog: rows whose fields hold one of the allowed values."""
+
+    where: Mapping[str, list[Any]] = field(default_factory=dict)
+    min_images: int = 1  # of a class, for the class to be in the pool
+
+    def holds(self, fields: Mapping[str, Any]) -> bool:
+        return all(fields.get(name) in allowed for name, allowed in self.where.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """What a catalog's TOML says. `licence`, `taxonomy`, `classes` and `test` are tables for recipes and cards."""
+
+    name: str
+    title: str
+    description: str
+    reader: str
+    homepage: str = ""
+    citation: str = ""
+    get: str = ""
+    per_shard: int = 500
+    needs_source: bool = False
+    licence: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    taxonomy: Mapping[str, Any] = field(default_factory=dict)
+    classes: Mapping[str, Any] = field(default_factory=dict)
+    test: Mapping[str, list[Any]] = field(default_factory=dict)
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+
+    def pool_of(self, fields: Mapping[str, Any]) -> str | None:
+        """The first pool that holds a row with these fields; `main` where no pools are declared."""
+        if not self.pools:
+            return "main"
+        return next((name for name, pool in self.pools.items() if pool.holds(fields)), None)
+
+
+def load(name: str) -> Catalog:
+    """The catalog called `name`. Raises CatalogError (unknown, or a TOML that is none)."""
+    path = find(name)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as problem:
+        raise CatalogError(f"cannot read the catalog {path}: {problem}") from problem
+    return _from_toml(path.stem, table)
+
+
+def _from_toml(name: str, table: dict[str, Any]) -> Catalog:
+    pools = {pool: Pool(**settings) for pool, settings in table.pop("pools", {}).items()}
+    for pool in pools:
+        if pool not in POOLS:
+            raise CatalogError(f"catalog {name}: pool {pool} is none of {', '.join(POOLS)}")
+    try:
+        return Catalog(name=name, pools=pools, **table)
+    except TypeError as problem:
+        raise CatalogError(f"catalog {name}: {problem}") from problem
+
+
+def find(name: str) -> Path:
+    """Where the TOML of `name` lies."""
+    if name.endswith(".toml"):
+        return Path(name)
+    known = names()
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"no catalog {name}{hint or '; `datakit catalogs` lists them'}")
+    return known[name]
+
+
+def names() -> dict[str, Path]:
+    """Every catalog there is: those shipped, and those of installed packages (one folder an entry point)."""
+    folders = [Path(str(resources.files(GROUP)))]
+    for entry in metadata.entry_points(group=GROUP):
+        folders.append(Path(str(resources.files(entry.value))))
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+
+
+def options(use: CatalogUse, catalog: Catalog) -> dict[str, Any]:
+    """The reader's keywords: those of the TOML, then those of the use's words, typed as the TOML's are."""
+    merged = dict(catalog.options)
+    for key, text in use.options:
+        if key not in merged:
+            hint = did_you_mean(key, merged)
+            known = ", ".join(to_words(merged)) or "none"
+            raise ConfigError(f"catalog {catalog.name} has no option {key}{hint}; its options: {known}")
+        merged[key] = _typed(text, merged[key], f"options.{key}")
+    return merged
+
+
+def _typed(text: str, like: Any, name: str) -> Any:
+    from datakit.config import convert
+
+    if isinstance(like, list):
+        return list(convert(text, tuple[str, ...], name))
+    return convert(text, type(like), name)
+
+
+def root_of(use: CatalogUse, catalog: Catalog) -> Path | None:
+    """The folder or file that `source=` names. Raises CatalogError where it is needed and not there."""
+    if not use.source:
+        if catalog.needs_source:
+            how = f"\n{catalog.get.strip()}" if catalog.get else ""
+            raise CatalogError(f"catalog {catalog.name} reads a local copy: give source=PATH{how}")
+        return None
+    root = Path(use.source).expanduser().absolute()
+    if not root.exists() and not any(sign in use.source for sign in "*{:"):
+        raise CatalogError(f"source={use.source}: no such file or folder (catalog {catalog.name})")
+    return root

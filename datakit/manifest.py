@@ -1,0 +1,135 @@
+"""One JSON a shard, written last: no manifest, no shard.
+
+Every write here is `x.part-<pid>` → flush → fsync → rename → fsync of the folder, so that a kill at any moment
+leaves the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datakit.errors import EnvironmentProblem, StoreError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a shard of a step holds. `inputs` = `samples` + dropped + failed, or the build stops.
+
+    `stages`: [name, version, code hash] of what made it; `files`: name → bytes.
+    """
+
+    fingerprint: str
+    step: str
+    shard: int
+    inputs: int
+    samples: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, int] = field(default_factory=dict)
+    stages: list[list[Any]] = field(default_factory=list)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    groups: list[list[Any]] = field(default_factory=list)  # repartition: [group, index, of, rows]
+    seconds: float = 0.0
+
+    def counted(self) -> Manifest:
+        """Itself, if the counts add up."""
+        ended = self.samples + sum(self.dropped.values()) + sum(self.failed.values())
+        if ended != self.inputs:
+            raise StoreError(
+                f"{self.step} shard {self.shard}: {self.inputs} samples came in and {ended} were accounted for"
+            )
+        return self
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """The last write of a shard."""
+    write_json(folder / f"{manifest.shard:05d}.json", asdict(manifest.counted()))
+
+
+def read_manifest(folder: Path, shard: int) -> Manifest | None:
+    """The manifest, or None where the shard is not there, whole: a file missing or of another size."""
+    try:
+        found = Manifest(**json.loads((folder / f"{shard:05d}.json").read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        return None  # written by another version: made again
+    for name, size in found.files.items():
+        with contextlib.suppress(FileNotFoundError):
+            if (folder / name).stat().st_size == size:
+                continue
+        return None
+    return found
+
+
+def total(manifests: list[Manifest]) -> tuple[Counter[str], Counter[str]]:
+    """Dropped and failed by reason, over shards."""
+    dropped, failed = Counter[str](), Counter[str]()
+    for manifest in manifests:
+        dropped.update(manifest.dropped)
+        failed.update(manifest.failed)
+    return dropped, failed
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Canonical JSON (sorted keys, one-space indent), atomically."""
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with atomic(path) as part:
+        part.write_bytes(data)
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A `.part` path to write; on a clean exit it is synced and renamed onto `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        yield part
+        sync(part)
+        part.replace(path)
+        sync(path.parent)
+    except OSError as problem:
+        raise EnvironmentProblem(f"cannot write {path}: {problem.strerror or problem}") from problem
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_orphans(folder: Path) -> int:
+    """Delete `.part-<pid>` files whose writer is dead; how many."""
+    removed = 0
+    for part in folder.rglob("*.part-*"):
+        pid = part.name.rpartition(".part-")[2].split("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            part.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,1 @@
+"""The only loaders of weights."""

@@ -1,0 +1,1 @@
+"""Running a plan: one shard in a worker, many on a pool."""

@@ -1,0 +1,253 @@
+"""`datakit.build`: words in, a checked and published tree out; run again, it goes on or does nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datakit.config import RunOptions, layered, parse, resolved_words, split_word, to_words
+from datakit.errors import ConfigError, EnvironmentProblem, GateError
+from datakit.find import recipe_module
+from datakit.manifest import read_manifest, remove_orphans, write_bytes
+from datakit.recipe import CatalogUse, Recipe, Step
+from datakit.run.local import open_pool, run_steps
+from datakit.run.progress import Log, Mode, Sink, make_sink
+from datakit.run.publish import publication, publish, result_files
+from datakit.run.worker import Job, open_steps
+from datakit.sources.listing import Listing, scan
+from datakit.store.steps import Steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked: a recipe, its words, how to run, where to."""
+
+    recipe: str
+    words: tuple[str, ...]
+    out: Path
+    run: RunOptions = field(default_factory=RunOptions)
+    typed: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> Path:
+        """Where steps and listings are."""
+        return Path(self.run.cache).expanduser().absolute() if self.run.cache else self.out / ".datakit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A finished build. `manifest` as in manifest.json; `fresh` False where there was nothing to do."""
+
+    out: Path
+    manifest: Mapping[str, Any]
+    findings: list[dict[str, Any]]
+    fresh: bool
+
+    @property
+    def report(self) -> Path:
+        return self.out / "report" / "index.html"
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Samples of each split."""
+        return {name: self.manifest["splits"][name]["samples"] for name in self.manifest["split_order"]}
+
+
+def build(recipe: str, *, out: str | os.PathLike[str] = "", progress: Mode = "auto", **words: Any) -> Build:
+    """Build `recipe` into `out` (default builds/<recipe>) with the words of the command line as keywords.
+
+    `fraction=0.3`, `holdout={"mode": "taxonomy"}`, `run={"workers": 2}`. Raises a DatakitError: ConfigError,
+    CatalogError, FailureLimit, GateError (a check failed), EnvironmentProblem.
+    """
+    given = [f"out={os.fspath(out)}"] if out else []
+    sink = make_sink(progress)
+    try:
+        return run_build(request([f"recipe={recipe}", *given, *to_words(words)]), sink)
+    finally:
+        sink.close()
+
+
+def request(words: Iterable[str]) -> Request:
+    """Words of a build told apart: `recipe=`, `out=`, `run.*`, and the recipe's own. Raises ConfigError."""
+    recipe, out, run, own = "", "", [], []
+    for word in words:
+        name, _, text = (word, "=", "") if word.startswith("@") else split_word(word)
+        if name == "recipe":
+            recipe = text
+        elif name == "out":
+            out = text
+        elif name.startswith("run."):
+            run.append(word[len("run.") :])
+        else:
+            own.append(word)
+    if not recipe:
+        raise ConfigError("which recipe? give recipe=NAME (`datakit recipes` lists them)")
+    module = recipe_module(recipe)
+    config = parse(module.Config, layered(module.Config, Path(recipe).stem, own))
+    options = parse(RunOptions, layered(RunOptions, "run", run))
+    folder = Path(out or f"builds/{Path(recipe).stem}").expanduser().absolute()
+    return Request(
+        recipe=recipe, words=tuple(resolved_words(config)), out=folder, run=options, typed=tuple(own)
+    )
+
+
+def run_build(asked: Request, sink: Sink) -> Build:
+    """Scan, plan, run, check, publish."""
+    with _locked(asked.out):
+        log = Log(sink, asked.out / ".datakit" / "logs" / "build.jsonl")
+        try:
+            return _build(asked, log)
+        finally:
+            log.file.close()
+
+
+def _build(asked: Request, sink: Sink) -> Build:
+    remove_orphans(asked.root)
+    template = job_template(asked, scan_catalogs(asked, sink))
+    steps = open_steps(template.recipe, template.words, template.listings, template.root)
+    refuse_stale(steps, asked.run)
+    sink.event("plan", recipe=asked.recipe, steps=len(steps.plan.steps), out=str(asked.out))
+    found = finished(steps, asked.out)
+    if found is not None:
+        return Build(out=asked.out, manifest=found, findings=load_findings(steps), fresh=False)
+    with open_pool(asked.run, sink) as pool:
+        run_steps(steps, template, asked.run, sink, pool)
+        findings = load_findings(steps)
+        gate(steps, findings, asked.out)
+        manifest = publish(steps, template, pool, sink, findings)
+    return Build(out=asked.out, manifest=manifest, findings=findings, fresh=True)
+
+
+def scan_catalogs(asked: Request, sink: Sink) -> list[Listing]:
+    """The listings of every catalog that the recipe uses."""
+    config = parse(recipe_module(asked.recipe).Config, asked.words)
+    recipe: Recipe = recipe_module(asked.recipe).recipe(config)
+    listings = []
+    for use in uses_of(recipe):
+        if use.source and asked.out == Path(use.source).expanduser().absolute():
+            raise ConfigError(f"out={asked.out} is the source itself; a build never writes into its source")
+        listing = scan(use, asked.root / "listings")
+        sink.event("note", text=f"catalog {use.name}: {listing.samples} images")
+        listings.append(listing)
+    return listings
+
+
+def uses_of(recipe: Recipe) -> list[CatalogUse]:
+    """The catalogs of a recipe, each once."""
+    seen: dict[str, CatalogUse] = {}
+    waiting: list[Step] = recipe.targets()
+    visited: set[int] = set()
+    while waiting:
+        step = waiting.pop(0)
+        if id(step) in visited:
+            continue
+        visited.add(id(step))
+        seen.update({use.id: use for use in step.uses})
+        waiting += step.needs()
+    return list(seen.values())
+
+
+def job_template(asked: Request, listings: list[Listing]) -> Job:
+    """The job that every job of this build is but for its step and shard."""
+    return Job(
+        recipe=asked.recipe,
+        words=asked.words,
+        typed=asked.typed,
+        listings=tuple((item.use.id, item.checksum, item.root, item.samples) for item in listings),
+        root=str(asked.root),
+        out=str(asked.out),
+        step="",
+        shard=0,
+    )
+
+
+def refuse_stale(steps: Steps, options: RunOptions) -> None:
+    """Stop where a stage's code differs from what made its steps and its version does not: never silent reuse."""
+    if options.stale == "keep":
+        return
+    for fingerprint, step in steps.plan.steps.items():
+        folder = steps.root / "steps" / fingerprint
+        made = read_manifest(folder, 0)
+        if made is None:
+            continue
+        now = [[stage.name, stage.version, stage.code] for stage in step.stages]
+        if made.stages == now:
+            continue
+        if options.stale == "redo":
+            shutil.rmtree(folder)
+            continue
+        changed = ", ".join(
+            str(after[0]) for before, after in zip(made.stages, now, strict=True) if before != after
+        )
+        raise ConfigError(
+            f"the code of {changed} changed since step {step.name} was made, and its version did not: raise the "
+            "version in its decorator, or give run.stale=redo (make again) or run.stale=keep (the change is harmless)"
+        )
+
+
+def finished(steps: Steps, out: Path) -> dict[str, Any] | None:
+    """The manifest of `out`, if it is of this very plan and every file is there at its size."""
+    try:
+        manifest: dict[str, Any] = json.loads((out / "manifest.json").read_bytes())
+        provenance = json.loads((out / "provenance.json").read_bytes())
+        whole = all((out / path).stat().st_size == file["bytes"] for path, file in manifest["files"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    complete = not any(steps.missing(step) for step in _check_steps(steps))
+    return manifest if whole and complete and provenance["build"] == publication(steps) else None
+
+
+def _check_steps(steps: Steps) -> list[Step]:
+    return [ref.step for ref in steps.plan.recipe.checks if ref.step]
+
+
+def load_findings(steps: Steps) -> list[dict[str, Any]]:
+    """The findings of all checks."""
+    return [finding for step in _check_steps(steps) for finding in steps.load(step)]
+
+
+def gate(steps: Steps, findings: list[dict[str, Any]], out: Path) -> None:
+    """Raise GateError if a finding of severity `fail` did not pass; the report is kept beside, not published."""
+    failed = [finding for finding in findings if finding["severity"] == "fail" and not finding["passed"]]
+    if not failed:
+        return
+    folder = out / ".datakit" / "failed"
+    for path, data in result_files(steps).items():
+        write_bytes(folder / path, data)
+    lines = [f"{finding['id']}: {finding['summary']}{_keys(finding)}" for finding in failed]
+    raise GateError(
+        f"{len(failed)} check{'s' if len(failed) > 1 else ''} failed; nothing is published.\n  "
+        + "\n  ".join(lines)
+        + f"\nReport: {folder / 'report' / 'index.html'}"
+    )
+
+
+def _keys(finding: Mapping[str, Any]) -> str:
+    keys = list(finding.get("keys", ()))[:3]
+    return f" ({', '.join(keys)})" if keys else ""
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One build at a time in `out`. The lock ends with its process, however that ends."""
+    path = out / ".datakit" / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as problem:
+        raise EnvironmentProblem(f"cannot write into {out}: {problem.strerror}") from problem
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnvironmentProblem(
+                f"another build is running in {out}; wait for it or give another out="
+            ) from None
+        yield

@@ -1,0 +1,113 @@
+"""What a build or a plan says of itself, on one screen."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datakit.recipe import Step
+from datakit.run.build import Build, Request, finished, job_template, request, scan_catalogs
+from datakit.run.progress import QuietSink
+from datakit.run.worker import open_steps
+from datakit.sources.listing import Listing
+from datakit.store.rows import read_table
+from datakit.store.steps import Steps
+
+
+def build_summary(made: Build) -> str:
+    """Splits, checks, where to look next."""
+    if not made.fresh:
+        return f"up to date: {made.out} ({sum(made.splits.values())} images); nothing to do"
+    width = max(len(name) for name in made.splits)
+    lines = [f"  {name:<{width}}  {count:>8}" for name, count in made.splits.items()]
+    passed = sum(1 for finding in made.findings if finding["passed"])
+    warned = [f for f in made.findings if not f["passed"]]
+    lines.append(f"checks: {passed} of {len(made.findings)} findings passed")
+    lines += [
+        f"  {finding['severity']}: {finding['id']}: {finding['summary']}" for finding in _distinct(warned)
+    ]
+    if made.report.exists():
+        lines.append(f"report: {made.report}")
+    lines.append(f"next:   datakit verify {made.out}")
+    return "\n".join(lines)
+
+
+def _distinct(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One finding a check: the first of its seeds."""
+    return list({finding["id"]: finding for finding in reversed(findings)}.values())[::-1]
+
+
+def plan_build(words: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """What `build` with these words would do. The catalogs are really read; nothing is written under `out`."""
+    asked = request(words)
+    with tempfile.TemporaryDirectory(prefix="datakit-plan-") as scratch:
+        listings = scan_catalogs(replace(asked, run=replace(asked.run, cache=scratch)), QuietSink())
+        moved = [_at(listing, asked.root / "listings") for listing in listings]
+        template = job_template(asked, moved)
+        steps = open_steps(template.recipe, template.words, template.listings, template.root)
+        found = _found(asked, steps, listings)
+    return found, _text(found)
+
+
+def _at(listing: Listing, folder: Path) -> Listing:
+    return replace(listing, folder=folder)
+
+
+def _found(asked: Request, steps: Steps, listings: Sequence[Listing]) -> dict[str, Any]:
+    sizes = [_bytes(listing) for listing in listings]
+    target = asked.out if asked.out.exists() else Path(asked.out.anchor)
+    return {
+        "recipe": asked.recipe,
+        "out": str(asked.out),
+        "words": list(asked.words),
+        "catalogs": [
+            {
+                "name": listing.catalog.name,
+                "images": listing.samples,
+                "bytes": size,
+                "left_out": listing.inputs() - listing.samples,
+                "licence": str(listing.catalog.licence.get("spdx", "unstated")),
+            }
+            for listing, size in zip(listings, sizes, strict=True)
+        ],
+        "steps": [_state(steps, step) for step in steps.plan.steps.values()],
+        # Published once, and once more where a stage changes the pixels; Arrow would be a third.
+        "peak_disk_bytes": 2 * sum(sizes),
+        "free_disk_bytes": shutil.disk_usage(target).free,
+        "network": [],
+        "deletes": [],
+        "up_to_date": finished(steps, asked.out) is not None,
+    }
+
+
+def _bytes(listing: Listing) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.sum(pc.struct_field(read_table(listing.path)["image"], "size")).as_py() or 0)
+
+
+def _state(steps: Steps, step: Step) -> dict[str, Any]:
+    made = len(list(steps.folder(step).glob("[0-9]*.json"))) if step.verb != "catalogs" else None
+    return {"step": step.name, "fingerprint": steps.plan.fingerprint(step), "shards_made": made}
+
+
+def _text(found: dict[str, Any]) -> str:
+    lines = [f"recipe {found['recipe']} → {found['out']}"]
+    for row in found["catalogs"]:
+        left = f", {row['left_out']} left out" if row["left_out"] else ""
+        lines.append(
+            f"  {row['name']}: {row['images']} images, {row['bytes'] / 1e6:.1f} MB{left}; licence {row['licence']}"
+        )
+    for row in found["steps"]:
+        if row["shards_made"] is not None:
+            state = f"{row['shards_made']} shards there" if row["shards_made"] else "to make"
+            lines.append(f"  {row['fingerprint'][:8]}  {row['step']}: {state}")
+    free, peak = found["free_disk_bytes"] / 1e9, found["peak_disk_bytes"] / 1e9
+    lines.append(f"disk: at most about {peak:.2f} GB, {free:.1f} GB free; network: none; deletes: nothing")
+    if found["up_to_date"]:
+        lines.append("up to date: nothing to do")
+    return "\n".join(lines)

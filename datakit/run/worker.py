@@ -1,0 +1,304 @@
+"""One job: one shard of one step. A job is words; the worker makes the plan itself.
+
+If the plan made here has no step of the asked fingerprint, this worker's code is not the driver's, and it refuses.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from datakit import catalog as catalogs
+from datakit.blob import Blob
+from datakit.config import parse
+from datakit.errors import DatakitError, SampleError, StageError
+from datakit.find import recipe_module
+from datakit.image import EXTENSIONS, Image
+from datakit.manifest import Manifest, write_manifest
+from datakit.recipe import CatalogUse, Plan, Step, bind_refs
+from datakit.run.repartition import run_repartition
+from datakit.sources.listing import Listing
+from datakit.stage import Drop, Sample, Stage
+from datakit.store.rows import columns_of, write_table
+from datakit.store.steps import OUTCOMES, Steps, write_value
+from datakit.store.tar import TarWriter
+
+Progress = Callable[[int, int, int], None]  # kept, dropped, failed since the last call
+LIBRARIES = ("numpy", "pyarrow", "pillow", "faiss-cpu", "torch", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Words only, so that a job can go anywhere. `listings`: (use id, checksum, root, samples)."""
+
+    recipe: str
+    words: tuple[str, ...]
+    listings: tuple[tuple[str, str, str, int], ...]
+    root: str
+    step: str
+    shard: int
+    out: str = ""
+    typed: tuple[str, ...] = ()
+    kind: Literal["step", "publish"] = "step"
+
+
+@dataclass
+class Outcome:
+    """What became of the samples of one shard that did not stay."""
+
+    step: str
+    rows: list[dict[str, Any]]
+
+    def add(self, sample: Sample, outcome: str, reason: str, **more: Any) -> None:
+        self.rows.append(
+            {"__key__": sample["__key__"], "name": str(sample.get("name", "")), "outcome": outcome}
+            | {"step": self.step, "reason": reason, **more}
+        )
+
+    def counts(self, outcome: str) -> dict[str, int]:
+        reasons = [row["reason"] for row in self.rows if row["outcome"] == outcome]
+        return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+
+
+@cache
+def open_steps(
+    recipe: str, words: tuple[str, ...], listings: tuple[tuple[str, str, str, int], ...], root: str
+) -> Steps:
+    """The plan of these words, made once a process."""
+    module = recipe_module(recipe)
+    made = module.recipe(parse(module.Config, words))
+    plan = Plan(made, {use: checksum for use, checksum, _, _ in listings})
+    uses = {use.id: use for step in plan.steps.values() for use in step.uses}
+    return Steps(
+        root=Path(root),
+        plan=plan,
+        listings={row[0]: _listing(uses[row[0]], row, Path(root)) for row in listings if row[0] in uses},
+    )
+
+
+def _listing(use: CatalogUse, row: tuple[str, str, str, int], root: Path) -> Listing:
+    return Listing(
+        use=use,
+        catalog=catalogs.load(use.name),
+        checksum=row[1],
+        root=row[2],
+        folder=root / "listings",
+        samples=row[3],
+    )
+
+
+def run_job(job: Job, progress: Progress = lambda kept, dropped, failed: None) -> Manifest:
+    """Make one shard; its manifest is written last and returned. Raises DatakitError."""
+    if job.kind == "publish":
+        from datakit.run.publish import run_publish  # it stands on this module
+
+        return run_publish(job)
+    steps = open_steps(job.recipe, job.words, job.listings, job.root)
+    step = steps.plan.steps.get(job.step)
+    if step is None:
+        raise StageError(f"this worker's code plans no step {job.step}: is it older than the driver's?")
+    folder = steps.folder(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    manifest = _RUNNERS[step.verb](steps, step, job, progress)
+    manifest = replace(
+        manifest,
+        stages=[[stage.name, stage.version, stage.code] for stage in step.stages],
+        versions=versions(),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries whose version can change bytes."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _run_reduce(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifest:
+    assert step.input is not None
+    rows = steps.rows(step.input)
+    value = _call(_bound(step.stages[0], steps), rows, job=job, step=step, key="")
+    progress(1, 0, 0)
+    files = write_value(steps.folder(step), value)
+    return Manifest(
+        fingerprint=job.step, step=step.name, shard=0, inputs=len(rows), samples=len(rows), files=files
+    )
+
+
+def _run_repartition(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifest:
+    assert step.input is not None
+    return run_repartition(steps.rows(step.input), steps.folder(step), step, job.step)
+
+
+def _run_flow(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifest:
+    """A map, an annotation or a source: samples through stages, one shard."""
+    outcome = Outcome(step.name, [])
+    stages = [_bound(stage, steps) for stage in step.stages]
+    samples, inputs = _input(steps, step, stages, job)
+    if step.verb == "source":
+        stages = stages[1:]
+    flow = samples
+    for stage in stages:
+        flow = _through(flow, stage, outcome, job, step)
+    folder, name = steps.folder(step), f"{job.shard:05d}"
+    with ExitStack() as stack:
+        sink = _Sink(folder / f"{name}.tar", stack)
+        kept = []
+        for sample in flow:
+            try:
+                kept.append(sink.store(sample))
+            except SampleError as problem:
+                outcome.add(sample, "failed", problem.reason, detail=problem.detail)
+                continue
+            progress(1, 0, 0)
+        images = sink.count
+    progress(0, sum(outcome.counts("dropped").values()), sum(outcome.counts("failed").values()))
+    files = {f"{name}.tar": (folder / f"{name}.tar").stat().st_size} if images else {}
+    table = columns_of(kept, steps.roots)
+    if step.verb == "annotate":
+        table = _annotation(table, steps, step, job)
+    files[f"{name}.arrow"] = write_table(folder / f"{name}.arrow", table)
+    if outcome.rows:
+        gone = pa.Table.from_pylist(outcome.rows, schema=OUTCOMES)
+        files[f"{name}.outcomes.arrow"] = write_table(folder / f"{name}.outcomes.arrow", gone)
+    failed = outcome.counts("failed")
+    return Manifest(
+        fingerprint=job.step,
+        step=step.name,
+        shard=job.shard,
+        inputs=len(kept) + len(outcome.rows) if inputs is None else inputs,
+        samples=len(kept),
+        dropped=outcome.counts("dropped"),
+        failed=failed,
+        files=files,
+    )
+
+
+def _input(
+    steps: Steps, step: Step, stages: Sequence[Stage[Any]], job: Job
+) -> tuple[Iterator[Sample], int | None]:
+    """A shard's samples and their number (unknown for a source)."""
+    if step.verb == "source":
+        return iter(stages[0](job.shard)), None
+    assert step.input is not None
+    rows = steps.rows(step.input)
+    table = rows.shard(job.shard)
+    return rows.samples(table), table.num_rows
+
+
+def _annotation(table: pa.Table, steps: Steps, step: Step, job: Job) -> pa.Table:
+    """Only the new columns, and the keys, which must be those of the input in its order."""
+    assert step.input is not None
+    before = steps.rows(step.input).shard(job.shard)
+    if before.num_rows != table.num_rows:
+        raise StageError(
+            f"{step.name}: an annotation keeps every row, and {before.num_rows - table.num_rows} left; use map"
+        )
+    new = [name for name in table.column_names if name not in before.column_names]
+    return table.select(["__key__", *new])
+
+
+class _Sink:
+    """Where the images of a shard go that a stage changed; the others stay where they lie."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self.path, self.stack, self.count = path, stack, 0
+        self.writer: TarWriter | None = None
+
+    def store(self, sample: Sample) -> Sample:
+        """The sample with its image as a place on disk."""
+        image = sample.get("image")
+        if not isinstance(image, Image):
+            return sample
+        return sample | {"image": image.blob or self._write(sample["__key__"], image)}
+
+    def _write(self, key: str, image: Image) -> Blob:
+        if self.writer is None:
+            self.writer = self.stack.enter_context(TarWriter(self.path, digest="none"))
+        record = self.writer.add(key, {EXTENSIONS[image.header.format]: image.encoded})
+        self.count += 1
+        return Blob(str(self.path), record.offset + 512, len(image.encoded))
+
+
+def _bound(stage: Stage[Any], steps: Steps) -> Stage[Any]:
+    return replace(stage, keywords=bind_refs(dict(stage.keywords), steps.load))
+
+
+def _through(
+    samples: Iterator[Sample], stage: Stage[Any], outcome: Outcome, job: Job, step: Step
+) -> Iterator[Sample]:
+    """Samples that a stage let through; the others are put down in `outcome`."""
+    batch: list[Sample] = []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) >= stage.size:
+            yield from _batch(batch, stage, outcome, job, step)
+            batch = []
+    if batch:
+        yield from _batch(batch, stage, outcome, job, step)
+
+
+def _batch(
+    batch: list[Sample], stage: Stage[Any], outcome: Outcome, job: Job, step: Step
+) -> Iterator[Sample]:
+    for sample, result in zip(batch, _results(batch, stage, job, step), strict=True):
+        if isinstance(result, SampleError):
+            outcome.add(sample, "failed", result.reason, detail=result.detail)
+        elif isinstance(result, Drop):
+            outcome.add(sample, "dropped", result.reason, value=result.value, threshold=result.threshold)
+        else:
+            yield result
+
+
+def _results(
+    batch: list[Sample], stage: Stage[Any], job: Job, step: Step
+) -> Sequence[Sample | Drop | SampleError]:
+    """A result for each sample. A failing batch is run again one by one: one bad image costs one image."""
+    if stage.shape == "batch":
+        try:
+            return list(_call(stage, batch, job=job, step=step, key=batch[0]["__key__"]))
+        except SampleError as problem:
+            if len(batch) == 1:
+                return [problem]
+            return [result for one in batch for result in _results([one], stage, job, step)]
+    try:
+        return [_call(stage, batch[0], job=job, step=step, key=batch[0]["__key__"])]
+    except SampleError as problem:
+        return [problem]
+
+
+def _call(stage: Stage[Any], argument: Any, *, job: Job, step: Step, key: str) -> Any:
+    try:
+        return stage(argument)
+    except DatakitError:
+        raise
+    except Exception as problem:
+        where = f"recipe {job.recipe}, step {step.name}, shard {job.shard}" + (f", key {key}" if key else "")
+        raise StageError(f"{stage.name} raised {type(problem).__name__}: {problem} ({where})") from problem
+
+
+_RUNNERS: dict[str, Callable[[Steps, Step, Job, Progress], Manifest]] = {
+    "source": _run_flow,
+    "map": _run_flow,
+    "annotate": _run_flow,
+    "reduce": _run_reduce,
+    "repartition": _run_repartition,
+}

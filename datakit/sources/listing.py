@@ -1,0 +1,252 @@
+"""A catalog's content as one Arrow table: what a plan stands on, and what its first step reads.
+
+The checksum is over names, fields and the xxh3 of every image's bytes: the same data elsewhere has the same
+checksum. Digests are kept by (path, size, mtime), so that a second look costs a stat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import xxhash
+
+from datakit import catalog as catalogs
+from datakit.blob import Blob
+from datakit.catalog import Catalog
+from datakit.errors import CatalogError
+from datakit.manifest import write_bytes, write_json
+from datakit.recipe import CatalogUse
+from datakit.sources.entry import Entry, Problem
+from datakit.store.rows import Roots, columns_of, read_table, write_table
+
+KEY = re.compile(r"[a-z0-9_-]{1,64}")
+SLUG = 47  # characters of a key that are for people; 16 hex digits of a hash make it unique
+RESERVED = ("__key__", "name", "image", "catalog", "pool", "content")
+PROBLEMS = pa.schema(
+    [("name", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("dropped", pa.bool_())]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A scanned catalog: `<folder>/<checksum>.arrow` and `.problems.arrow`. `root` is where `@<token>` points."""
+
+    use: CatalogUse
+    catalog: Catalog
+    checksum: str
+    root: str
+    folder: Path
+    samples: int
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.checksum}.arrow"
+
+    @property
+    def problems(self) -> Path:
+        return self.folder / f"{self.checksum}.problems.arrow"
+
+    @property
+    def token(self) -> str:
+        return f"@{self.checksum[:16]}"
+
+    def inputs(self) -> int:
+        """Every entry that the reader found, usable or not."""
+        return self.samples + int(read_table(self.problems).num_rows)
+
+    def shards(self) -> int:
+        return max(1, -(-self.samples // self.catalog.per_shard))
+
+
+def key_of(name: str) -> str:
+    """A key by the grammar `[a-z0-9_-]{1,64}`: the name itself where it obeys, else a slug of it and a hash of it.
+
+    The hash is over the name as found, so two names that differ only in case, dots or script stay two keys.
+    """
+    if KEY.fullmatch(name):
+        return name
+    stem = name.rpartition(".")[0] or name
+    slug = re.sub(r"[^a-z0-9_]+", "-", stem.lower()).strip("-")[-SLUG:].strip("-") or "x"
+    return f"{slug}-{xxhash.xxh3_64_hexdigest(name.encode('utf-8', 'surrogateescape'))}"
+
+
+def scan(use: CatalogUse, folder: Path) -> Listing:
+    """Read the catalog through its reader and write its listing to `folder`. Raises CatalogError, ConfigError."""
+    catalog = catalogs.load(use.name)
+    root = catalogs.root_of(use, catalog)
+    reader = _reader(catalog)
+    entries, problems = _collect(reader.scan(root, **catalogs.options(use, catalog)), catalog, use)
+    entries, small = _without_small_classes(entries, catalog)
+    problems += small
+    if not entries:
+        raise CatalogError(_nothing(catalog, use, problems))
+    base = str(root) if root and root.is_dir() else _common_folder(entries)
+    rows = _rows(entries, catalog, use, base, folder)
+    checksum = _checksum(rows, problems)
+    listing = Listing(
+        use=use, catalog=catalog, checksum=checksum, root=base, folder=folder, samples=len(rows)
+    )
+    if not listing.path.exists():
+        roots = Roots({listing.token: base})
+        problem_rows = [
+            {"name": p.name, "reason": p.reason, "detail": p.detail, "dropped": p.dropped} for p in problems
+        ]
+        write_table(listing.problems, pa.Table.from_pylist(problem_rows, schema=PROBLEMS))
+        write_table(listing.path, columns_of(rows, roots))
+    return listing
+
+
+def _reader(catalog: Catalog) -> Any:
+    try:
+        return importlib.import_module(f"datakit.sources.{catalog.reader}")
+    except ModuleNotFoundError as problem:
+        if problem.name != f"datakit.sources.{catalog.reader}":
+            raise
+        raise CatalogError(f"catalog {catalog.name}: there is no reader {catalog.reader}") from problem
+
+
+def _collect(
+    found: Iterator[Entry | Problem], catalog: Catalog, use: CatalogUse
+) -> tuple[list[tuple[str, str, Entry]], list[Problem]]:
+    """(key, pool, entry) of every usable entry, sorted by name, and what was not usable, with reasons."""
+    entries: dict[str, tuple[str, str, Entry]] = {}
+    problems: list[Problem] = []
+    for item in found:
+        if isinstance(item, Problem):
+            problems.append(item)
+            continue
+        key, pool = key_of(item.name), use.pool or catalog.pool_of(item.fields)
+        if key in entries:
+            detail = f"the name {item.name!r} comes twice; the first is kept"
+            problems.append(Problem(name=item.name, reason="duplicate_key", detail=detail))
+        elif pool is None:
+            detail = f"in none of the pools {', '.join(catalog.pools)}"
+            problems.append(Problem(name=item.name, reason="no_pool", detail=detail, dropped=True))
+        else:
+            entries[key] = (key, pool, item)
+    return sorted(entries.values(), key=lambda entry: entry[2].name), problems
+
+
+def _without_small_classes(
+    entries: list[tuple[str, str, Entry]], catalog: Catalog
+) -> tuple[list[tuple[str, str, Entry]], list[Problem]]:
+    """Entries whose class has the `min_images` of its pool; the others as problems of policy."""
+    counts = Counter((pool, entry.fields.get("class_name")) for _, pool, entry in entries)
+    kept: list[tuple[str, str, Entry]] = []
+    small: list[Problem] = []
+    for key, pool, entry in entries:
+        least = catalog.pools[pool].min_images if pool in catalog.pools else 1
+        have = counts[pool, entry.fields.get("class_name")]
+        if have >= least:
+            kept.append((key, pool, entry))
+            continue
+        detail = f"class {entry.fields.get('class_name')} has {have} images, the pool {pool} asks for {least}"
+        small.append(Problem(name=entry.name, reason="small_class", detail=detail, dropped=True))
+    return kept, small
+
+
+def _nothing(catalog: Catalog, use: CatalogUse, problems: Sequence[Problem]) -> str:
+    seen = (
+        f"; {len(problems)} problems, the first: {problems[0].name}: {problems[0].reason}" if problems else ""
+    )
+    return f"catalog {catalog.name} found no image at {use.source or 'its place'}{seen}"
+
+
+def _common_folder(entries: Sequence[tuple[str, str, Entry]]) -> str:
+    paths = [entry.data.path for _, _, entry in entries if isinstance(entry.data, Blob)]
+    return os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""  # noqa: PTH120
+
+
+def _rows(
+    entries: Sequence[tuple[str, str, Entry]], catalog: Catalog, use: CatalogUse, base: str, folder: Path
+) -> list[dict[str, Any]]:
+    blobs = _at_rest([entry.data for _, _, entry in entries], folder / f"{_use_digest(use)}.bytes")
+    contents = _digests(blobs, folder / f"{_use_digest(use)}.digests.json")
+    return [
+        {
+            "__key__": key,
+            "name": entry.name,
+            "image": blob,
+            "catalog": catalog.name,
+            "pool": pool,
+            "content": content,
+        }
+        | {name: value for name, value in entry.fields.items() if name not in RESERVED}
+        for (key, pool, entry), blob, content in zip(entries, blobs, contents, strict=True)
+    ]
+
+
+def _at_rest(data: Sequence[Blob | bytes], path: Path) -> list[Blob]:
+    """Blobs as they are; bytes that have no file of their own are laid into one."""
+    inline = b"".join(item for item in data if isinstance(item, bytes))
+    if inline:
+        # Named by content: an older listing's places stay valid.
+        path = path.with_name(f"{xxhash.xxh3_64_hexdigest(inline)}.bytes")
+        write_bytes(path, inline)
+    blobs, offset = [], 0
+    for item in data:
+        blobs.append(Blob(str(path), offset, len(item)) if isinstance(item, bytes) else item)
+        offset += len(item) if isinstance(item, bytes) else 0
+    return blobs
+
+
+def _digests(blobs: Sequence[Blob], memory: Path) -> list[str]:
+    """xxh3-128 of each blob's bytes, "" where they cannot be read (the intake says why)."""
+    known = _remembered(memory)
+    stamps: dict[str, str] = {path: _stamp(path) for path in {blob.path for blob in blobs}}
+    names = [f"{blob.path}:{blob.offset}:{blob.size}:{stamps[blob.path]}" for blob in blobs]
+    missing = [(name, blob) for name, blob in zip(names, blobs, strict=True) if name not in known]
+    with ThreadPoolExecutor() as pool:
+        fresh = pool.map(_digest, (blob for _, blob in missing))
+        known.update({name: digest for (name, _), digest in zip(missing, fresh, strict=True)})
+    if missing:
+        write_json(memory, {name: known[name] for name in sorted(set(names))})
+    return [known[name] for name in names]
+
+
+def _remembered(memory: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(memory.read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _stamp(path: str) -> str:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return "gone"
+    return f"{found.st_size}:{found.st_mtime_ns}"
+
+
+def _digest(blob: Blob) -> str:
+    try:
+        return xxhash.xxh3_128_hexdigest(blob.read())
+    except (OSError, EOFError):
+        return ""
+
+
+def _use_digest(use: CatalogUse) -> str:
+    return hashlib.blake2b(use.id.encode(), digest_size=8).hexdigest()
+
+
+def _checksum(rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem]) -> str:
+    """32 hex digits over everything but where the bytes lie."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        plain = {name: value for name, value in row.items() if name != "image"}
+        digest.update(json.dumps(plain, sort_keys=True, default=str).encode())
+    for problem in problems:
+        digest.update(f"{problem.name}\x1f{problem.reason}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

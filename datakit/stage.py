@@ -1,0 +1,216 @@
+"""Stages: plain functions on one sample, with their keywords bound.
+
+A stage is never a loop: the runner owns the loop, so errors, counts, timing and batching are written once, and a
+stage's test is one call on a dict. Four shapes: `@stage` sample → sample or Drop, `@batch_stage` a list of them
+(models), `@source` shard number → samples, `@reduce` all rows → one small result.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+)
+
+from datakit.image import Image
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from datakit.recipe import Step
+
+__all__ = [
+    "Drop",
+    "Image",
+    "Ref",
+    "Rows",
+    "Sample",
+    "Stage",
+    "batch_stage",
+    "reduce",
+    "source",
+    "stage",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+Sample: TypeAlias = dict[str, Any]
+"""`__key__` and fields. `image` is an Image; the rest are what Arrow can hold: str, int, float, bool, lists, arrays."""
+
+Shape = Literal["map", "batch", "source", "reduce"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A sample left out by policy: counted, expected. `reason` is a short constant."""
+
+    reason: str
+    value: float | None = None
+    threshold: float | None = None
+
+
+class Rows(Protocol):
+    """All samples of a step, in order. Columns come as Arrow and never touch image bytes."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def columns(self) -> list[str]: ...
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The named columns of all rows, `__key__` among them only if named; images are left out."""
+        ...
+
+    def images(self, indices: Sequence[int] | None = None) -> Iterator[Image]:
+        """The images of these rows (all, if None), lazily, in the order asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ref(Generic[T_co]):
+    """The result of another step: a promise while the plan is made, a value while a stage runs.
+
+    Passing one as a keyword is the dependency.
+    """
+
+    step: Step | None = None
+    loaded: T_co | None = None
+
+    @classmethod
+    def of(cls, value: T) -> Ref[T]:
+        """A Ref that already has its value; for calling a stage directly."""
+        return Ref[T](loaded=value)
+
+    @property
+    def value(self) -> T_co:
+        if self.loaded is None:
+            raise RuntimeError("a Ref has its value only while a stage runs")
+        return self.loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Generic[T_co]):
+    """A function with its keywords bound, its name and its version. Calling it runs it."""
+
+    shape: Shape
+    function: Callable[..., Any]
+    version: int
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 1  # samples a call, for `batch`
+
+    @property
+    def name(self) -> str:
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+    @property
+    def short_name(self) -> str:
+        return self.function.__name__
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args, **self.keywords)
+
+    @cached_property
+    def code(self) -> str:
+        """A hash of the syntax trees of the function and of what it names in its own module."""
+        return code_hash(self.function)
+
+
+def _binder(
+    shape: Shape, function: Callable[..., Any], version: int, size: int = 1
+) -> Callable[..., Stage[Any]]:
+    signature = inspect.signature(function)
+    skipped = next(iter(signature.parameters), "")
+
+    def bind(*args: Any, **keywords: Any) -> Stage[Any]:
+        # Python itself names the misspelt or missing keyword, here and not in a worker hours later.
+        bound = signature.bind(None, *args, **keywords)
+        bound.apply_defaults()
+        bound.arguments.pop(skipped)
+        return Stage(shape=shape, function=function, version=version, keywords=bound.arguments, size=size)
+
+    bind.__doc__ = function.__doc__
+    bind.__name__ = function.__name__
+    bind.__module__ = function.__module__
+    return bind
+
+
+def stage(
+    *, version: int
+) -> Callable[[Callable[Concatenate[Sample, P], Sample | Drop]], Callable[P, Stage[Sample]]]:
+    """A stage of one sample: `f(sample, *, ...) -> Sample | Drop`. A new `version` makes its steps anew."""
+    return lambda function: _binder("map", function, version)
+
+
+def batch_stage(
+    *, version: int, size: int
+) -> Callable[[Callable[Concatenate[list[Sample], P], Sequence[Sample | Drop]]], Callable[P, Stage[Sample]]]:
+    """A stage of `size` samples a call, for models. A failing batch is run again one by one."""
+    return lambda function: _binder("batch", function, version, size)
+
+
+def source(
+    *, version: int
+) -> Callable[[Callable[Concatenate[int, P], Iterator[Sample]]], Callable[P, Stage[Sample]]]:
+    """A stage that makes samples: `f(shard, *, ...) -> Iterator[Sample]`."""
+    return lambda function: _binder("source", function, version)
+
+
+def reduce(*, version: int) -> Callable[[Callable[Concatenate[Rows, P], T]], Callable[P, Stage[T]]]:
+    """A stage over all rows: `f(rows, *, ...) -> result`; the result is JSON, an Arrow table, text or bytes."""
+    return lambda function: _binder("reduce", function, version)
+
+
+def code_hash(function: Callable[..., Any]) -> str:
+    """16 hex digits over the trees of `function` and of the functions and constants of its module that it reaches.
+
+    Comments, layout and docstrings do not count.
+    """
+    module = sys.modules[function.__module__]
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError):
+        return "no-source"
+    top = {name: node for node in tree.body for name in _defined(node)}
+    wanted, seen = [function.__name__], set[str]()
+    while wanted:
+        name = wanted.pop()
+        if name in seen or name not in top:
+            continue
+        seen.add(name)
+        wanted += [node.id for node in ast.walk(top[name]) if isinstance(node, ast.Name)]
+    text = "\n".join(ast.dump(_bare(top[name])) for name in sorted(seen))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id]
+    return []
+
+
+def _bare(node: ast.stmt) -> ast.stmt:
+    """The node without docstrings, which say but do not do."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner) is not None:
+            inner.body = inner.body[1:] or [ast.Pass()]
+    return node

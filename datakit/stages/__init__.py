@@ -1,0 +1,1 @@
+"""Stages: functions on one sample, one batch, or all rows."""

@@ -1,0 +1,91 @@
+"""Images on their way in: made fit to publish, measured, shrunk."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import xxhash
+
+from datakit.image import EXTENSIONS, Header, Image, resize
+from datakit.stage import Drop, Ref, Rows, Sample, reduce, stage
+from datakit.stages.phash import phash64
+
+DEEP = ("I", "F")  # modes of more than 8 bits begin so
+SAFE_MODES = ("L", "RGB", "P", "1")  # modes that every decoder shows alike
+
+
+@reduce(version=1)
+def common_format(rows: Rows) -> str:
+    """The format to publish in: JPEG if any image of the main pool is named so, WEBP if all are, else PNG.
+
+    One member name for every sample is what all readers need; a photograph is not blown up to PNG for the sake of
+    a few drawings among thousands.
+    """
+    table = rows.table(["name", "pool"]).to_pylist()
+    endings = Counter(row["name"].rpartition(".")[2].lower() for row in table if row["pool"] == "main")
+    if endings["jpg"] + endings["jpeg"]:
+        return "JPEG"
+    return "WEBP" if endings and endings["webp"] == endings.total() else "PNG"
+
+
+@stage(version=1)
+def intake(
+    sample: Sample, *, format: Ref[str], quality: int = 95, svg_side: int = 96, min_side: int = 1
+) -> Sample | Drop:
+    """An image that every reader decodes alike, or the reason why not.
+
+    Left byte for byte as found if it is of the published `format`, upright, 8-bit, still, opaque, RGB or grey.
+    Otherwise decoded and encoded once (JPEG and WEBP at `quality`), with what was done in `changes`: `exif_rotated`
+    (readers disagree on applying the tag), `cmyk`, `16bit`, `animated` (first frame), `alpha` (on white),
+    `png->jpg` and the like. Drawings (SVG) are rendered at `svg_side` px on white. SampleError: `empty`,
+    `missing_file`, `not_an_image`, `truncated`, `undecodable`, `too_many_pixels`. Drop: `too_small` in px.
+    """
+    image: Image = sample["image"]
+    changes = _changes(image.header, format.value)
+    pixels = image.render(svg_side) if image.header.format == "SVG" else image.array
+    short_side = min(pixels.shape[:2])
+    if short_side < min_side:
+        return Drop("too_small", float(short_side), float(min_side))
+    if changes:
+        image = Image.from_array(pixels, format=format.value, quality=quality)
+    # Measured here, where the pixels are at hand: a second decoding costs as much as all the rest.
+    return (
+        sample | {"image": image, "changes": changes} | _described(image.encoded, pixels, image.header.format)
+    )
+
+
+def _changes(header: Header, format: str) -> list[str]:
+    reasons = {
+        "exif_rotated": header.orientation != 1,
+        "cmyk": header.mode == "CMYK",
+        "16bit": header.mode.startswith(DEEP),
+        "animated": header.frames > 1,
+        "alpha": header.alpha,
+        f"{EXTENSIONS[header.format]}->{EXTENSIONS[format]}": header.format != format,
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    return found or ([] if header.mode in SAFE_MODES else [f"mode_{header.mode.lower()}"])
+
+
+def _described(
+    encoded: bytes, image_HWC: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], format: str
+) -> Sample:
+    height, width = image_HWC.shape[:2]
+    upright, flipped = phash64(image_HWC)
+    return {
+        "content": xxhash.xxh3_128_hexdigest(encoded),
+        "width": width,
+        "height": height,
+        "format": format,
+        "bytes": len(encoded),
+        "mean_rgb": [round(float(value), 2) for value in image_HWC.reshape(-1, 3).mean(axis=0)],
+        "phash": f"{upright:016x}",
+        "phash_flip": f"{flipped:016x}",
+    }
+
+
+@stage(version=1)
+def shrink(sample: Sample, *, side: int, fit: str = "pad") -> Sample:
+    """`pixels`: uint8 (side · side · 3,) of the image at `side` px, for small loops and contact sheets."""
+    return sample | {"pixels": resize(sample["image"].array, side=side, fit=fit).reshape(-1)}

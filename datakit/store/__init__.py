@@ -1,0 +1,1 @@
+"""Finished sets of shards: written, published, read and verified."""

@@ -1,0 +1,176 @@
+"""The rows of a step: Arrow shards on disk, seen as one table; images stay where they lie.
+
+An image column on disk is struct<path, offset, size>. A path is `@<token>/<rest>`, the token naming a root: a
+catalog's folder or the folder of steps. So steps outlive a move of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datakit.blob import Blob
+from datakit.errors import StoreError
+from datakit.image import Image
+from datakit.manifest import atomic
+from datakit.stage import Sample
+
+IMAGE = pa.struct([("path", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+STEPS = "@steps"
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Where the `@token` of a path stands for."""
+
+    folders: Mapping[str, str]
+
+    def blob(self, place: Mapping[str, Any]) -> Blob:
+        token, _, rest = place["path"].partition("/")
+        if not token.startswith("@"):
+            return Blob(place["path"], place["offset"], place["size"])
+        try:
+            return Blob(f"{self.folders[token]}/{rest}", place["offset"], place["size"])
+        except KeyError:
+            raise StoreError(f"{place['path']}: nothing is known of the root {token}") from None
+
+    def place(self, blob: Blob) -> dict[str, Any]:
+        """The inverse of `blob`: what a shard's table holds."""
+        for token, folder in self.folders.items():
+            if folder and blob.path.startswith(folder + "/"):
+                path = f"{token}/{blob.path[len(folder) + 1 :]}"
+                return {"path": path, "offset": blob.offset, "size": blob.size}
+        return {"path": blob.path, "offset": blob.offset, "size": blob.size}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRows:
+    """Rows of a step, whole or one shard of it: its tables, and those of its annotations beside them.
+
+    `shards`: one table a shard, lazily read; `outcomes`: what left on the way here; `catalogs`: provenance.
+    """
+
+    paths: Sequence[Sequence[Path]]
+    roots: Roots
+    outcomes: pa.Table
+    slices: Sequence[tuple[int, int]] | None = None  # (offset, length) of a shard's first table
+    catalogs: Sequence[Mapping[str, Any]] = ()
+    _cache: dict[int, pa.Table] = field(default_factory=dict, repr=False)
+
+    def shard(self, index: int) -> pa.Table:
+        """All columns of one shard."""
+        if index not in self._cache:
+            tables = [read_table(path) for path in self.paths[index]]
+            if self.slices is not None:
+                tables[0] = tables[0].slice(*self.slices[index])
+            self._cache[index] = zip_tables(tables)
+        return self._cache[index]
+
+    @cached_property
+    def _all(self) -> pa.Table:
+        tables = [self.shard(index) for index in range(len(self.paths))]
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+    def __len__(self) -> int:
+        return int(self._all.num_rows)
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self._all.column_names)
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The named columns of all rows; all but images, if None. Raises StoreError on an unknown name."""
+        if columns is None:
+            columns = [name for name in self.columns if self._all.schema.field(name).type != IMAGE]
+        missing = [name for name in columns if name not in self.columns]
+        if missing:
+            raise StoreError(f"no column {', '.join(missing)}; there are {', '.join(self.columns)}")
+        return self._all.select(list(columns))
+
+    def images(self, indices: Sequence[int] | None = None) -> Iterator[Image]:
+        """The images of these rows (all, if None), lazily."""
+        places = self._all.column("image")
+        chosen = places if indices is None else places.take(pa.array(np.asarray(indices, np.int64)))
+        for place in chosen:
+            yield Image(self.roots.blob(place.as_py()))
+
+    def samples(self, table: pa.Table) -> Iterator[Sample]:
+        """The rows of `table` as samples, images lazy."""
+        for batch in table.to_batches(max_chunksize=256):
+            for row in batch.to_pylist():
+                yield {
+                    name: Image(self.roots.blob(value)) if _is_image(table, name, value) else value
+                    for name, value in row.items()
+                }
+
+
+def _is_image(table: pa.Table, name: str, value: Any) -> bool:
+    return value is not None and table.schema.field(name).type == IMAGE
+
+
+def zip_tables(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables side by side; each must have as many rows, and a later column replaces an earlier one."""
+    first = tables[0]
+    for table in tables[1:]:
+        if table.num_rows != first.num_rows:
+            raise StoreError(f"an annotation has {table.num_rows} rows beside {first.num_rows}")
+        for name in table.column_names:
+            if name == "__key__":
+                if not pc.all(pc.equal(first["__key__"], table["__key__"])).as_py():
+                    raise StoreError("an annotation's keys are not those of its rows")
+                continue
+            at = first.column_names.index(name) if name in first.column_names else -1
+            column = table.column(name)
+            named = table.schema.field(name)
+            first = first.set_column(at, named, column) if at >= 0 else first.append_column(named, column)
+    return first
+
+
+def read_table(path: Path) -> pa.Table:
+    """An Arrow IPC file, memory-mapped. Raises StoreError naming the file."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowInvalid) as problem:
+        raise StoreError(f"{path} is not a readable Arrow file: {problem}") from problem
+
+
+def write_table(path: Path, table: pa.Table) -> int:
+    """The table as an Arrow IPC file, atomically; its size in bytes."""
+    with atomic(path) as part:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        return part.stat().st_size
+
+
+def columns_of(samples: Sequence[Mapping[str, Any]], roots: Roots) -> pa.Table:
+    """Samples as a table: the union of their fields, images as places, arrays as lists of their own type."""
+    if not samples:
+        return pa.table({"__key__": pa.array([], pa.string())})
+    names = list(dict.fromkeys(name for sample in samples for name in sample))
+    return pa.table({name: _column(name, [sample.get(name) for sample in samples], roots) for name in names})
+
+
+def _column(name: str, values: list[Any], roots: Roots) -> pa.Array:
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, Blob):
+        return pa.array([None if value is None else roots.place(value) for value in values], IMAGE)
+    if isinstance(first, np.ndarray) and first.ndim == 1 and all(_like(value, first) for value in values):
+        flat = pa.array(np.concatenate(values))
+        return pa.FixedSizeListArray.from_arrays(flat, len(first))
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        # One column, two types (JSON drift): text keeps both readable, and the schema does not change.
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
+
+
+def _like(value: Any, first: np.ndarray[Any, Any]) -> bool:
+    return isinstance(value, np.ndarray) and value.shape == first.shape and value.dtype == first.dtype

@@ -1,0 +1,227 @@
+"""The folder of steps: `steps/<fingerprint>/00000.arrow` and beside it what the step's verb adds.
+
+`.arrow` rows, `.tar` images that a stage changed, `.outcomes.arrow` samples that left and why, `.json` the
+manifest, last. A reduce has `value.json`, `value.arrow`, `value.txt` or `value.bin` instead of rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datakit.errors import StageError, StoreError
+from datakit.manifest import Manifest, read_manifest, write_bytes
+from datakit.recipe import Plan, Step
+from datakit.sources.listing import Listing
+from datakit.store.rows import STEPS, Roots, StepRows, read_table, write_table
+
+OUTCOMES = pa.schema(
+    [
+        ("__key__", pa.string()),
+        ("name", pa.string()),
+        ("outcome", pa.string()),  # dropped | failed
+        ("step", pa.string()),
+        ("reason", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+        ("detail", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Steps:
+    """A plan's steps on disk under `root`, with the listings of its catalogs."""
+
+    root: Path
+    plan: Plan
+    listings: Mapping[str, Listing]
+
+    @cached_property
+    def roots(self) -> Roots:
+        catalogs = {listing.token: listing.root for listing in self.listings.values()}
+        return Roots({STEPS: str(self.root / "steps"), **catalogs})
+
+    def folder(self, step: Step) -> Path:
+        return self.root / "steps" / self.plan.fingerprint(step)
+
+    def shards(self, step: Step) -> int:
+        """How many shards a step has: from the data, never from the number of workers."""
+        if step.verb == "catalogs":
+            return sum(self.listings[use.id].shards() for use in step.uses)
+        if step.verb == "source":
+            return int(step.options["shards"])
+        if step.verb in ("reduce", "repartition"):
+            return 1
+        assert step.input is not None
+        if step.input.verb == "repartition":
+            return len(self.groups(step.input))
+        return self.shards(step.input)
+
+    def manifest(self, step: Step, shard: int) -> Manifest | None:
+        return read_manifest(self.folder(step), shard)
+
+    def manifests(self, step: Step) -> list[Manifest]:
+        """All manifests of a complete step. Raises StageError where one is missing."""
+        found = [self.manifest(step, shard) for shard in range(self.shards(step))]
+        whole = [manifest for manifest in found if manifest is not None]
+        if len(whole) < len(found):
+            raise StageError(f"{step.name} is not complete: {len(whole)} of {len(found)} shards")
+        return whole
+
+    def missing(self, step: Step) -> list[int]:
+        """The shards still to make."""
+        if step.verb == "catalogs":
+            return []
+        return [shard for shard in range(self.shards(step)) if self.manifest(step, shard) is None]
+
+    def groups(self, step: Step) -> list[tuple[str, int, int, int]]:
+        """A repartition's shards: (group, index, of, rows)."""
+        return [(g, i, n, rows) for g, i, n, rows in self.manifests(step)[0].groups]
+
+    def rows(self, step: Step) -> StepRows:
+        """A step's rows: its own tables and, for an annotation, those it stands beside."""
+        uses = [use for origin in self._chain(step) for use in origin.uses]
+        return StepRows(
+            paths=self._paths(step),
+            slices=self._slices(step),
+            roots=self.roots,
+            outcomes=self.outcomes(step),
+            catalogs=[_described(self.listings[use.id]) for use in uses],
+        )
+
+    def _paths(self, step: Step) -> list[list[Path]]:
+        if step.verb == "catalogs":
+            listings = [self.listings[use.id] for use in step.uses]
+            return [[listing.path] for listing in listings for _ in range(listing.shards())]
+        if step.verb == "repartition":
+            return [[self.folder(step) / f"{at:05d}.arrow"] for at in range(len(self.groups(step)))]
+        own = [self.folder(step) / f"{shard:05d}.arrow" for shard in range(self.shards(step))]
+        if step.verb != "annotate":
+            return [[path] for path in own]
+        assert step.input is not None
+        return [[*below, path] for below, path in zip(self._paths(step.input), own, strict=True)]
+
+    def _slices(self, step: Step) -> list[tuple[int, int]] | None:
+        """For catalogs: which rows of its listing a shard is; an annotation of catalogs reads the same."""
+        if step.verb == "annotate" and step.input is not None:
+            return self._slices(step.input)
+        if step.verb != "catalogs":
+            return None
+        listings = [self.listings[use.id] for use in step.uses]
+        sizes = [(listing.catalog.per_shard, listing.shards()) for listing in listings]
+        return [(shard * size, size) for size, shards in sizes for shard in range(shards)]
+
+    def _chain(self, step: Step) -> list[Step]:
+        chain = [step]
+        while chain[-1].input is not None:
+            chain.append(chain[-1].input)
+        return chain[::-1]
+
+    def outcomes(self, step: Step) -> pa.Table:
+        """Every sample that left between the catalogs and this step, with its reason."""
+        tables = [OUTCOMES.empty_table()]
+        for origin in self._chain(step):
+            for use in origin.uses:
+                tables.append(_as_outcomes(self.listings[use.id]))
+            paths = sorted(self.folder(origin).glob("*.outcomes.arrow")) if origin.verb != "catalogs" else []
+            tables += [read_table(path) for path in paths]
+        return pa.concat_tables(tables)
+
+    def input_samples(self, step: Step) -> int:
+        """How many samples came out of the catalogs or the source at the start of this step's chain."""
+        first = self._chain(step)[0]
+        if first.verb == "catalogs":
+            return sum(self.listings[use.id].inputs() for use in first.uses)
+        return sum(manifest.inputs for manifest in self.manifests(first))
+
+    def load(self, step: Step) -> Any:
+        """What a Ref of this step stands for: the value of a reduce, or rows."""
+        return read_value(self.folder(step)) if step.verb == "reduce" else self.rows(step)
+
+
+def _described(listing: Listing) -> dict[str, Any]:
+    catalog = listing.catalog
+    return {
+        "name": catalog.name,
+        "title": catalog.title,
+        "homepage": catalog.homepage,
+        "citation": catalog.citation,
+        "licence": dict(catalog.licence),
+        "taxonomy": dict(catalog.taxonomy),
+        "classes": dict(catalog.classes),
+        "test": dict(catalog.test),
+        "checksum": listing.checksum,
+        "samples": listing.samples,
+    }
+
+
+def _as_outcomes(listing: Listing) -> pa.Table:
+    problems = read_table(listing.problems)
+    rows = [
+        {
+            "__key__": "",
+            "name": problem["name"],
+            "outcome": "dropped" if problem["dropped"] else "failed",
+            "step": f"catalog:{listing.catalog.name}",
+            "reason": problem["reason"],
+            "detail": problem["detail"],
+        }
+        for problem in problems.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, schema=OUTCOMES)
+
+
+def write_value(folder: Path, value: Any) -> dict[str, int]:
+    """The result of a reduce, by its type: Arrow table, text, bytes, else JSON. Returns name → bytes."""
+    if isinstance(value, pa.Table):
+        return {"value.arrow": write_table(folder / "value.arrow", value)}
+    if isinstance(value, bytes):
+        name, data = "value.bin", value
+    elif isinstance(value, str):
+        name, data = "value.txt", value.encode()
+    else:
+        name, data = "value.json", _json(value)
+    write_bytes(folder / name, data)
+    return {name: len(data)}
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as problem:
+        raise StageError(f"a reduce must give a table, text, bytes or JSON: {problem}") from problem
+
+
+def read_value(folder: Path) -> Any:
+    """What `write_value` wrote."""
+    if (folder / "value.arrow").exists():
+        return read_table(folder / "value.arrow")
+    if (folder / "value.json").exists():
+        return json.loads((folder / "value.json").read_bytes())
+    if (folder / "value.txt").exists():
+        return (folder / "value.txt").read_text(encoding="utf-8")
+    if (folder / "value.bin").exists():
+        return (folder / "value.bin").read_bytes()
+    raise StoreError(f"{folder} holds no value")
+
+
+def outcome_counts(outcomes: pa.Table) -> dict[str, dict[str, int]]:
+    """{"dropped": {reason: n}, "failed": {reason: n}}."""
+    counts: dict[str, dict[str, int]] = {"dropped": {}, "failed": {}}
+    grouped = outcomes.group_by(["outcome", "reason"]).aggregate([("reason", "count")])
+    for row in grouped.sort_by([("outcome", "ascending"), ("reason", "ascending")]).to_pylist():
+        counts[row["outcome"]][row["reason"]] = row["reason_count"]
+    return counts
+
+
+def first_names(outcomes: pa.Table, reason: str, most: int = 5) -> Sequence[str]:
+    """A few of the samples that left for this reason, by the name their source gave them."""
+    return list(outcomes.filter(pc.equal(outcomes["reason"], reason))["name"].to_pylist()[:most])

@@ -1,0 +1,189 @@
+"""A build: what comes out, what a second one does, what a kill leaves, what is said of broken input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import datakit
+from datakit.errors import ConfigError, EnvironmentProblem, FailureLimit, GateError, StageError
+from datakit.run.build import Build
+
+TOY = str(Path(__file__).parent.parent / "toy_recipe.py")
+
+
+def build(out: Path, **words: Any) -> Build:
+    words.setdefault("run", {"inline": True})
+    return datakit.build(TOY, out=out, progress="quiet", **words)
+
+
+def tree(out: Path) -> dict[str, str]:
+    """path → sha256 of every published file."""
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and ".datakit" not in path.relative_to(out).parts
+    }
+
+
+def command(out: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "datakit.cli", "build", f"recipe={TOY}", f"out={out}", "--quiet", *words]
+
+
+def test_every_sample_is_published_dropped_or_failed(tmp_path: Path) -> None:
+    made = build(tmp_path / "out", bad=(0,), darkest=60, margin=5, run={"inline": True, "max_failed": 0.1})
+    outcomes = json.loads((made.out / "provenance.json").read_bytes())["outcomes"]
+    gone = sum(outcomes["dropped"].values()) + sum(outcomes["failed"].values())
+    assert outcomes["failed"] == {"not_an_image": 3}
+    assert set(outcomes["dropped"]) == {"dark", "between"}
+    assert sum(made.splits.values()) + gone == outcomes["inputs"] == 60
+
+
+def test_the_second_build_does_nothing_and_a_changed_word_reuses_the_steps_before_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert build(out).fresh
+    before = tree(out)
+    assert not build(out).fresh
+    steps = {path.name for path in (out / ".datakit" / "steps").iterdir()}
+    build(out, margin=5)
+    added = {path.name for path in (out / ".datakit" / "steps").iterdir()} - steps
+    # Only the division, the repartition after it and the page are made anew.
+    assert len(added) == 3
+    build(out)
+    assert tree(out) == before
+
+
+def test_one_and_two_workers_and_this_process_give_the_same_bytes(tmp_path: Path) -> None:
+    trees = []
+    for name, run in (("a", {"workers": 1}), ("b", {"workers": 2}), ("c", {"inline": True})):
+        build(tmp_path / name, run=run)
+        trees.append(tree(tmp_path / name))
+    assert trees[0] == trees[1] == trees[2]
+    assert any(path.endswith(".tar") for path in trees[0])
+
+
+def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    build(tmp_path / "clean")
+    wanted, out = tree(tmp_path / "clean"), tmp_path / "killed"
+    draw = random.Random(7)
+    for _ in range(5):
+        process = subprocess.Popen(command(out, "run.workers=2"), start_new_session=True, stdout=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.2, 1.6))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(out, "run.workers=2"), check=True, stdout=subprocess.DEVNULL)
+    assert tree(out) == wanted
+    assert not list(out.rglob("*.part-*"))
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(command(out, "samples=400", "run.workers=2"), stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and len(workers := _workers(children)) < 1:
+        time.sleep(0.02)
+    os.kill(workers[0], signal.SIGKILL)
+    assert process.wait(timeout=60) == 0
+    build(tmp_path / "clean", samples=400)
+    assert tree(out) == tree(tmp_path / "clean")
+
+
+def _workers(children: Path) -> list[int]:
+    """Pids of spawned workers: not the resource tracker, which is a child too."""
+    found = []
+    for pid in children.read_text().split():
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"spawn_main" in line:
+            found.append(int(pid))
+    return found
+
+
+def test_ctrl_c_ends_with_130_and_leaves_no_worker(tmp_path: Path) -> None:
+    process = subprocess.Popen(command(tmp_path / "out", "samples=2000", "run.workers=2"), stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and len(workers := _workers(children)) < 2:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=15) == 130
+    time.sleep(0.2)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_too_many_broken_samples_stop_the_build_and_name_them(tmp_path: Path) -> None:
+    with pytest.raises(FailureLimit, match=r"3 of 60 samples are broken \(3 not_an_image\).*0/1"):
+        build(tmp_path / "out", bad=(1,))
+
+
+def test_a_failed_check_publishes_nothing_and_keeps_the_report(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(GateError, match=r"enough: 60 rows, at least 99 wanted \(s0-000\)"):
+        build(out, least=99)
+    assert not (out / "manifest.json").exists()
+    assert (out / ".datakit" / "failed" / "report" / "index.html").read_text() == "<html>60 rows</html>"
+
+
+def test_a_defect_of_a_stage_names_recipe_step_shard_and_key(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"embed raised ZeroDivisionError: a defect .*shard 0, key s0-000"):
+        build(tmp_path / "out", crash=True)
+
+
+def test_a_foreign_folder_and_the_source_itself_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="thesis.tex"):
+        build(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+def test_two_builds_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = subprocess.Popen(command(out, "samples=2000"), stdout=subprocess.DEVNULL)
+    try:
+        while not (out / ".datakit" / "steps").exists():
+            time.sleep(0.02)
+        with pytest.raises(EnvironmentProblem, match="another build is running"):
+            build(out)
+    finally:
+        first.terminate()
+        assert first.wait(timeout=15) == 143
+
+
+def test_changed_code_with_the_same_version_is_never_reused_silently(tmp_path: Path) -> None:
+    text = Path(TOY).read_text()
+    recipe = tmp_path / "mine.py"
+
+    def run(source: str, *words: str) -> subprocess.CompletedProcess[str]:
+        recipe.write_text(source)
+        line = [sys.executable, "-m", "datakit.cli", "build", f"recipe={recipe}", f"out={tmp_path / 'out'}"]
+        return subprocess.run([*line, "--quiet", *words], capture_output=True, text=True)
+
+    assert run(text).returncode == 0
+    changed = text.replace("sample if mean >= darkest", "sample if mean > darkest")
+    refused = run(changed)
+    assert refused.returncode == 2 and "not_dark" in refused.stderr and "raise the version" in refused.stderr
+    assert run(text.replace("HTML pages", "HTML documents")).returncode == 0  # a docstring is not code
+    assert run(changed, "run.stale=redo").returncode == 0
+    assert run(changed).returncode == 0
+
+
+def test_a_script_without_a_main_guard_builds(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"import datakit\nprint(datakit.build({TOY!r}, out={str(tmp_path / 'out')!r}).splits)\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0 and "'train'" in done.stdout and done.stdout.count("train") == 1

@@ -1,0 +1,22 @@
+# Sourced by tools/demo and tools/test: a virtual environment in .venv that is current, made once and re-used.
+# $1: the extra to install. PYTHON chooses the interpreter (3.11 or newer).
+set -eu
+cd "$(dirname "$0")/.."
+extra="$1"
+python="${PYTHON:-python3}"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "datakit needs Python 3.11 or newer; set PYTHON to one" >&2
+  exit 5
+}
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+# Current means: this very pyproject.toml was installed with this extra (test holds demo).
+stamp=".venv/datakit-$extra.sha256"
+want="$(sha256sum pyproject.toml | cut -d' ' -f1)"
+if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
+  # torchvision names the torch it fits; asked for together, pip picks a pair that imports.
+  echo "installing datakit[$extra] into .venv (once; some minutes)" >&2
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$extra]"
+  echo "$want" >"$stamp"
+  [ "$extra" = test ] && echo "$want" >.venv/datakit-all.sha256
+fi
+PATH="$PWD/.venv/bin:$PATH"

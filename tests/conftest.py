@@ -13,7 +13,11 @@ from PIL import Image, ImageDraw
 from datakit.rng import rng_for
 
 ROOT = Path(__file__).parent.parent
-SHAPES = {"round": ("disc", "ring", "egg"), "square": ("box", "frame", "bar"), "spiky": ("star", "cross", "arrow")}
+SHAPES = {
+    "round": ("disc", "ring", "egg"),
+    "square": ("box", "frame", "bar"),
+    "spiky": ("star", "cross", "arrow"),
+}
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,12 @@ def noise(shard: int, *, samples: int, bad: tuple[int, ...]) -> Iterator[Sample]
         grey = rng.integers(40, 200)
         pixels = rng.integers(grey - 30, grey + 30, (32, 32, 3)).astype(np.uint8)
         image = Image(b"<!doctype html>") if index in bad else Image.from_array(pixels)
-        yield {"__key__": f"s{shard}-{index:03d}", "name": f"{shard}/{index}", "image": image, "label": index % 3}
+        yield {
+            "__key__": f"s{shard}-{index:03d}",
+            "name": f"{shard}/{index}",
+            "image": image,
+            "label": index % 3,
+        }
 
 
 @stage(version=1)

@@ -77,7 +77,9 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path: Path)
     wanted, out = tree(tmp_path / "clean"), tmp_path / "killed"
     draw = random.Random(7)
     for _ in range(5):
-        process = subprocess.Popen(command(out, "run.workers=2"), start_new_session=True, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(out, "run.workers=2"), start_new_session=True, stdout=subprocess.DEVNULL
+        )
         time.sleep(draw.uniform(0.2, 1.6))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -113,7 +115,9 @@ def _workers(children: Path) -> list[int]:
 
 
 def test_ctrl_c_ends_with_130_and_leaves_no_worker(tmp_path: Path) -> None:
-    process = subprocess.Popen(command(tmp_path / "out", "samples=2000", "run.workers=2"), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(tmp_path / "out", "samples=2000", "run.workers=2"), stdout=subprocess.DEVNULL
+    )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and len(workers := _workers(children)) < 2:
@@ -184,6 +188,8 @@ def test_changed_code_with_the_same_version_is_never_reused_silently(tmp_path: P
 
 def test_a_script_without_a_main_guard_builds(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(f"import datakit\nprint(datakit.build({TOY!r}, out={str(tmp_path / 'out')!r}).splits)\n")
+    script.write_text(
+        f"import datakit\nprint(datakit.build({TOY!r}, out={str(tmp_path / 'out')!r}).splits)\n"
+    )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 0 and "'train'" in done.stdout and done.stdout.count("train") == 1

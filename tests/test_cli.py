@@ -1,0 +1,115 @@
+"""The command line: exit codes, streams, help, and how little it imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import datakit
+
+TOY = str(Path(__file__).parent / "toy_recipe.py")
+HEAVY = {"numpy", "pyarrow", "torch", "faiss", "datasets", "PIL", "pydantic", "rich", "yaml"}
+
+
+def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "datakit.cli", *words], capture_output=True, text=True, cwd=cwd
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["recipes"], ["catalogs"], ["build", "recipe=fg_ood", "--help"]]
+)
+def test_help_and_lists_import_nothing_heavy(words: list[str]) -> None:
+    script = (
+        "import sys, datakit.cli\n"
+        f"sys.argv = ['datakit', *{words!r}]\n"
+        "try:\n    datakit.cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "print(sorted(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.strip().strip("[]").replace("'", "").split(", "))
+    if words[0] == "build":
+        return  # a recipe's own help imports the recipe
+    assert not loaded & HEAVY
+
+
+def test_help_costs_little_processor_time() -> None:
+    script = "import resource, subprocess, sys\n" + (
+        "subprocess.run([sys.executable, '-m', 'datakit.cli', '--help'], capture_output=True)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\nprint(used.ru_utime + used.ru_stime)\n"
+    )
+    found = [
+        float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(found) <= 0.3
+
+
+def test_a_wrong_verb_or_word_exits_2_and_says_what_was_meant() -> None:
+    for words, said in (
+        (["buidl"], "did you mean build?"),
+        (["build"], "which recipe?"),
+        (["build", "recipe=fg_oodd"], "did you mean fg_ood?"),
+        (["build", f"recipe={TOY}", "sample=3"], "did you mean samples?"),
+        (["build", f"recipe={TOY}", "run.worker=3"], "did you mean workers?"),
+        (["show", "catalog=emojy"], "did you mean emoji?"),
+    ):
+        done = run(*words)
+        assert done.returncode == 2 and said in done.stderr and not done.stdout, done.stderr
+
+
+def test_exit_codes_tell_what_is_at_fault(tmp_path: Path) -> None:
+    inline = [f"recipe={TOY}", f"out={tmp_path / 'out'}", "run.inline=true"]
+    assert run("build", *inline, "least=99").returncode == 3
+    assert run("build", *inline, "bad=0").returncode == 4
+    assert run("build", *inline, "crash=true").returncode == 1
+    assert run("verify", str(tmp_path)).returncode == 3
+    assert run("build", *inline).returncode == 0
+
+
+def test_data_goes_to_stdout_and_words_to_stderr(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run("build", f"recipe={TOY}", f"out={out}", "run.inline=true")
+    assert done.stdout == f"{out}\n" and "map:intake,not_dark: 60 samples" in done.stderr
+    again = run("build", f"recipe={TOY}", f"out={out}", "run.inline=true", "--json")
+    events = [json.loads(line) for line in again.stdout.splitlines()]
+    assert events[-1]["event"] == "finished" and events[-1]["fresh"] is False and events[-1]["v"] == 1
+
+
+def test_why_tells_what_became_of_a_sample(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["bad=0", "darkest=80", "run.max_failed=0.2", "run.inline=true"]
+    assert run("build", f"recipe={TOY}", f"out={out}", *words, "--quiet").returncode == 0
+    assert "failed: 0/0 by source:noise: not_an_image: an HTML page" in run("why", "0/0", str(out)).stdout
+    outcomes = [run("why", f"s0-{index:03d}", str(out)).stdout for index in range(1, 20)]
+    assert any(text.startswith("kept") for text in outcomes)
+    assert any("dark" in text and "threshold 80" in text for text in outcomes)
+    unknown = run("why", "nobody", str(out))
+    assert unknown.returncode == 3 and "no sample with the key or name nobody" in unknown.stderr
+
+
+def test_plan_writes_nothing(tmp_path: Path) -> None:
+    done = run("plan", f"recipe={TOY}", f"out={tmp_path / 'out'}", "--json")
+    assert done.returncode == 0 and not (tmp_path / "out").exists()
+    assert {step["step"] for step in json.loads(done.stdout)["steps"]} >= {"source:noise", "reduce:page"}
+
+
+def test_clean_says_first_and_deletes_only_what_a_build_made(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("build", f"recipe={TOY}", f"out={out}", "run.inline=true", "--quiet")
+    assert "would delete" in run("clean", str(out)).stdout and (out / ".datakit" / "steps").exists()
+    assert run("clean", str(out), "--yes").returncode == 0 and not (out / ".datakit" / "steps").exists()
+    assert run("verify", str(out)).returncode == 0
+    assert run("clean", str(tmp_path)).returncode == 2
+
+
+def test_the_public_names_are_those_listed() -> None:
+    for name in datakit.__all__:
+        assert getattr(datakit, name) is not None
+    with pytest.raises(AttributeError, match="it has Build"):
+        _ = datakit.nothing

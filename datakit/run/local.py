@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import types
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -29,7 +29,7 @@ from datakit.manifest import Manifest, total
 from datakit.recipe import Step
 from datakit.run.progress import Sink
 from datakit.run.worker import Job, run_job
-from datakit.store.steps import Steps
+from datakit.store.steps import Steps, outcome_counts
 
 TRIES = 3  # of a job whose worker died
 FLUSH = 0.2  # seconds between a worker's words on its progress
@@ -108,6 +108,14 @@ class Scheduler:
         if inputs and self.failed[fingerprint] > self.options.max_failed * inputs:
             raise FailureLimit(_too_many(self.steps, step, self.failed[fingerprint], inputs, self.options))
 
+    def _check_listings(self, fingerprint: str, step: Step) -> None:
+        """A missing file or an unreadable row is a broken sample like any other."""
+        inputs = sum(self.steps.listings[use.id].inputs() for use in step.uses)
+        failed = outcome_counts(self.steps.outcomes(step))["failed"]
+        self.failed[fingerprint] = sum(failed.values())
+        if self.failed[fingerprint] > self.options.max_failed * inputs:
+            raise FailureLimit(_too_many(self.steps, step, self.failed[fingerprint], inputs, self.options))
+
     def _given(self, step: Step) -> int:
         found = [self.steps.manifest(step, shard) for shard in range(self.steps.shards(step))]
         whole = [manifest.inputs for manifest in found if manifest is not None]
@@ -116,6 +124,7 @@ class Scheduler:
     def _finish(self, fingerprint: str, step: Step, *, reused: bool) -> None:
         self.complete.add(fingerprint)
         if step.verb == "catalogs":
+            self._check_listings(fingerprint, step)
             return
         manifests = self.steps.manifests(step)
         dropped, failed = total(manifests)
@@ -136,21 +145,14 @@ class Scheduler:
 
 
 def _too_many(steps: Steps, step: Step, failed: int, inputs: int, options: RunOptions) -> str:
-    reasons: dict[str, int] = defaultdict(int)
-    examples: list[str] = []
-    for shard in range(steps.shards(step)):
-        manifest = steps.manifest(step, shard)
-        for reason, count in manifest.failed.items() if manifest else ():
-            reasons[reason] += count
-    for row in steps.outcomes(step).to_pylist():
-        if row["outcome"] == "failed" and len(examples) < 3:
-            examples.append(f"{row['name']}: {row['reason']}")
-    counts = ", ".join(
-        f"{count} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])
-    )
+    own = [row for row in steps.outcomes(step).to_pylist() if row["outcome"] == "failed"]
+    if step.verb != "catalogs":
+        own = [row for row in own if row["step"] == step.name]
+    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in own).most_common())
+    examples = "; ".join(f"{row['name']}: {row['reason']}" for row in own[:3])
     return (
         f"{step.name}: {failed} of {inputs} samples are broken ({counts}), more than run.max_failed="
-        f"{options.max_failed:g} accepts. First: {'; '.join(examples)}. Mend them, or raise run.max_failed"
+        f"{options.max_failed:g} accepts. First: {examples}. Mend them, or raise run.max_failed"
     )
 
 

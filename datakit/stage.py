@@ -73,6 +73,16 @@ class Rows(Protocol):
     @property
     def columns(self) -> list[str]: ...
 
+    @property
+    def outcomes(self) -> pa.Table:
+        """What left on the way here: __key__, name, outcome, step, reason, value, threshold, detail."""
+        ...
+
+    @property
+    def catalogs(self) -> Sequence[Mapping[str, Any]]:
+        """Where the rows come from: name, title, homepage, citation, licence, taxonomy, classes, test, checksum."""
+        ...
+
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The named columns of all rows, `__key__` among them only if named; images are left out."""
         ...

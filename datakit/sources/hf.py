@@ -1,0 +1,142 @@
+"""A Hugging Face data set: a folder of `save_to_disk`, a folder that `load_dataset` reads, or a repository's name.
+
+The image is the column of type Image, never decoded here; the class the one ClassLabel, or the column of
+texts that `label=` names. Every split is official. Folders are streamed, so nothing is copied into a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from datakit.blob import Blob
+from datakit.errors import CatalogError, MissingExtra, SampleError, did_you_mean
+from datakit.sources import records
+from datakit.sources.entry import SPLITS, ClassNames, Entry, Problem, carried
+
+SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
+
+
+def scan(
+    root: Path | None,
+    *,
+    repo: str = "",
+    config: str = "",
+    image: str = "",
+    label: str = "",
+    fold_case: bool = False,
+) -> Iterator[Entry | Problem]:
+    """The rows, split by split; a row's name is `<split>/<number>`.
+
+    repo, config: of the hub, where there is no `root`.  image, label: columns, where the types leave a choice.
+    Problems: `no_image`, `missing_file`.  Raises CatalogError (not readable, no or several such columns),
+    MissingExtra.
+    """
+    names = ClassNames(fold_case)
+    for split, rows in sorted(_splits(root, repo, config).items()):
+        columns = _Columns(rows.features, image, label)
+        undecoded = rows.cast_column(columns.image, columns.undecoded)
+        for number, row in enumerate(_rows(undecoded, root or repo)):
+            yield columns.entry(f"{split}/{number:08d}", row, SPLITS.get(split), names)
+
+
+def _splits(root: Path | None, repo: str, config: str) -> Mapping[str, Any]:
+    """split → Dataset or IterableDataset."""
+    try:
+        import datasets
+    except ImportError as problem:
+        raise MissingExtra("reading a Hugging Face data set", "hf") from problem
+    if not root and not repo:
+        raise CatalogError("give source=FOLDER, or options.repo=USER/NAME of the hub")
+    try:
+        if root and any((root / name).exists() for name in SAVED):
+            found = datasets.load_from_disk(str(root))
+        else:
+            found = datasets.load_dataset(str(root or repo), config or None, streaming=True)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
+        raise CatalogError(f"cannot read {root or repo} as a Hugging Face data set: {problem}") from problem
+    return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
+
+
+def _rows(rows: Any, source: object) -> Iterator[Mapping[str, Any]]:
+    import datasets
+
+    try:
+        yield from rows
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
+        raise CatalogError(f"{source}: a row cannot be read: {problem}") from problem
+
+
+class _Columns:
+    """Which column is what, by the types that the data set declares."""
+
+    def __init__(self, features: Any, image: str, label: str) -> None:
+        from datasets import ClassLabel, Image, Value
+
+        if features is None:
+            raise CatalogError(
+                "the data set does not say what its columns are; save it with save_to_disk first"
+            )
+        by_type = {
+            kind: [name for name, feature in features.items() if isinstance(feature, kind)]
+            for kind in (Image, ClassLabel)
+        }
+        self.image = _chosen("image", image, by_type[Image], features, required=True)
+        self._carried = {name for name, feature in features.items() if _is_plain(feature, Value)}
+        labels = by_type[ClassLabel] + (sorted(self._carried) if label else [])
+        self.label = _chosen("label", label, labels, features, required=False)
+        self.undecoded = Image(decode=False)
+        self._names = getattr(features[self.label], "names", []) if self.label else []
+
+    def entry(
+        self, name: str, row: Mapping[str, Any], official: str | None, names: ClassNames
+    ) -> Entry | Problem:
+        """One row as an entry."""
+        found = _encoded(name, row[self.image])
+        if isinstance(found, Problem):
+            return found
+        plain = {column: row[column] for column in row if column in self._carried}
+        try:
+            fields = records.standard(plain) | carried(plain, {*records.STANDARD, self.label})
+        except SampleError as problem:
+            return Problem(name=name, reason=problem.reason, detail=problem.detail)
+        label = row.get(self.label) if self.label else None
+        if label is not None and self._names:
+            # -1 by custom: not labelled
+            fields |= {"orig_label": label, "class_name": names(self._names[label])} if label >= 0 else {}
+        elif label is not None:
+            fields |= {"class_name": names(str(label))}
+        return Entry(name=name, data=found, fields=fields | {"official_split": official})
+
+
+def _encoded(name: str, cell: Mapping[str, Any] | None) -> Blob | bytes | Problem:
+    if cell and cell["bytes"] is not None:
+        return bytes(cell["bytes"])
+    if not cell or not cell["path"]:
+        return Problem(name=name, reason="no_image", detail="the row has neither bytes nor a path")
+    try:
+        return Blob(cell["path"], 0, Path(cell["path"]).stat().st_size)
+    except OSError as problem:
+        return Problem(name=name, reason="missing_file", detail=f"{cell['path']}: {problem.strerror}")
+
+
+def _chosen(what: str, asked: str, fitting: list[str], features: Mapping[str, Any], *, required: bool) -> str:
+    if asked:
+        if asked not in fitting:
+            hint = did_you_mean(asked, features)
+            raise CatalogError(
+                f"options.{what}={asked} is no {what} column{hint}; there are {', '.join(fitting)}"
+            )
+        return asked
+    if len(fitting) > 1 or (required and not fitting):
+        raise CatalogError(
+            f"{len(fitting)} columns could be the {what} ({', '.join(fitting)}): give options.{what}"
+        )
+    return fitting[0] if fitting else ""
+
+
+def _is_plain(feature: Any, value: type) -> bool:
+    """Whether a column holds numbers, texts, or lists of them."""
+    inner = getattr(feature, "feature", feature)
+    return isinstance(inner, value)

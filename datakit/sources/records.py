@@ -1,0 +1,177 @@
+"""Rows of a CSV, JSON lines or Parquet file, streamed; a bad row costs that row and is reported with its number.
+
+CSV is read by the standard library and not by Arrow: Arrow guesses a type a block and then fails a million
+rows later, and a ragged row there has no cells to show. CSV cells stay text, an empty one is null.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datakit.errors import CatalogError, SampleError
+from datakit.sources.entry import SPLITS, Problem
+
+Row = dict[str, object]
+
+SUFFIXES = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+MAX_LINE = 1 << 24  # bytes of one JSON line
+BATCH = 64  # rows of Parquet at a time: some hold the images themselves
+GROUPS = ("identity_group", "capture_group", "variant_group")
+TEXTS = ("class_name", *GROUPS, "caption", "licence", "attribution", "source_url", "concept")
+LISTS = ("taxonomy", "captions")
+STANDARD = frozenset({*TEXTS, *LISTS, "orig_label", "official_split"})
+
+
+class Record(NamedTuple):
+    """A row and its number: the line of a text file, the row of a Parquet file, from 1."""
+
+    number: int
+    row: Row
+
+
+def read(path: Path, *, delimiter: str = ",", encoding: str = "utf-8-sig") -> Iterator[Record | Problem]:
+    """The rows of `path` in order. Problems: `empty_row` (dropped), `unreadable_row`.
+
+    Raises CatalogError: no such kind of file, not readable at all, columns without a name or with the same one.
+    """
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise CatalogError(f"{path}: a table must end in one of {', '.join(SUFFIXES)}")
+    try:
+        if kind == "csv":
+            tabs = path.suffix.lower() == ".tsv" or delimiter in ("tab", "\\t")
+            yield from _csv(path, "\t" if tabs else delimiter, encoding)
+        elif kind == "jsonl":
+            yield from _jsonl(path)
+        else:
+            yield from _parquet(path)
+    except UnicodeDecodeError as problem:
+        raise CatalogError(f"{path} is not {encoding} text: {problem}; give options.encoding") from problem
+    except (OSError, LookupError, csv.Error, pa.ArrowException) as problem:
+        raise CatalogError(f"cannot read the table {path}: {problem}") from problem
+
+
+def _csv(path: Path, delimiter: str, encoding: str) -> Iterator[Record | Problem]:
+    if len(delimiter) != 1:
+        raise CatalogError(f"options.delimiter={delimiter}: must be one character, or tab")
+    with path.open(newline="", encoding=encoding) as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        header = next(reader, [])
+        _check_columns(path, header)
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as problem:
+                yield unreadable(path, reader.line_num, str(problem))
+                continue
+            if not any(cells):
+                detail = f"line {reader.line_num} is empty"
+                yield Problem(
+                    name=f"{path.name}:{reader.line_num}", reason="empty_row", detail=detail, dropped=True
+                )
+            elif len(cells) != len(header):
+                yield unreadable(path, reader.line_num, f"{len(cells)} cells under {len(header)} columns")
+            else:
+                yield Record(reader.line_num, {n: c or None for n, c in zip(header, cells, strict=True)})
+
+
+def _check_columns(path: Path, header: list[str]) -> None:
+    doubled = {name for name in header if header.count(name) > 1 or not name.strip()}
+    if not header or doubled:
+        what = (
+            f"columns without a name or with the same one: {sorted(doubled)}" if header else "no first line"
+        )
+        raise CatalogError(f"{path} has {what}; its first line must name the columns")
+
+
+def _jsonl(path: Path) -> Iterator[Record | Problem]:
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE):
+            number += 1
+            if len(line) == MAX_LINE:
+                raise CatalogError(f"{path}: line {number} has more than {MAX_LINE} bytes")
+            if not line.strip():
+                detail = f"line {number} is empty"
+                yield Problem(name=f"{path.name}:{number}", reason="empty_row", detail=detail, dropped=True)
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as problem:
+                yield unreadable(path, number, f"no JSON: {problem}")
+                continue
+            yield Record(number, row) if isinstance(row, dict) else unreadable(path, number, "no JSON object")
+
+
+def _parquet(path: Path) -> Iterator[Record | Problem]:
+    number = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield Record(number, row)
+
+
+def unreadable(path: Path, number: int, detail: str) -> Problem:
+    """A row that cannot be read, by file and number."""
+    return Problem(name=f"{path.name}:{number}", reason="unreadable_row", detail=f"row {number}: {detail}")
+
+
+def standard(row: Mapping[str, object]) -> Row:
+    """The standard fields of `row` in their types; null is as good as absent.
+
+    Raises SampleError: `bad_label` (orig_label is no whole number), `bad_split` (none of train, val, test by any
+    of their usual names), `bad_field` (a text that is none, a list that is none).
+    """
+    fields: Row = {}
+    for name, value in row.items():
+        if name not in STANDARD or value is None:
+            continue
+        if name == "orig_label":
+            fields[name] = _label(value)
+        elif name == "official_split":
+            fields[name] = _split(value)
+        elif name in LISTS:
+            fields[name] = _texts(name, value)
+        else:
+            fields[name] = _text(name, value)
+    return fields
+
+
+def _label(value: object) -> int:
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+    raise SampleError(
+        "bad_label", f"label {value!r} is no whole number; of names, give options.class_name=COLUMN"
+    )
+
+
+def _split(value: object) -> str:
+    try:
+        return SPLITS[str(value).strip().lower()]
+    except KeyError:
+        raise SampleError("bad_split", f"split {value!r} is none of {', '.join(SPLITS)}") from None
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, str | int):
+        return str(value)
+    raise SampleError("bad_field", f"{name} is {type(value).__name__}, not text")
+
+
+def _texts(name: str, value: object) -> list[str]:
+    if isinstance(value, list):
+        return [_text(name, item) for item in value if item is not None]
+    raise SampleError("bad_field", f"{name} is {type(value).__name__}, not a list of texts")

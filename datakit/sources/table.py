@@ -1,0 +1,143 @@
+"""A CSV, JSON lines or Parquet table that names its images: one row an image, any column a field.
+
+Catalogs `csv`, `jsonl` and `parquet` share it. `source` is the table, or a folder with one in it; paths are
+relative to the table's folder, or to `images=`. Parquet may also hold the images themselves, as Hugging Face
+writes them: a column of {bytes, path}. A column `label` of words is taken for the class where there is no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from datakit.errors import CatalogError, SampleError, did_you_mean
+from datakit.sources import records
+from datakit.sources.entry import ClassNames, Entry, Folder, Problem, carried
+
+PATHS = ("path", "file_name", "filename", "image_path", "image", "file")  # column of the path, by custom
+USUAL = {"class_name": "class_name", "orig_label": "label", "official_split": "split", "caption": "caption"}
+
+
+def scan(
+    root: Path | None,
+    *,
+    suffix: str = "",
+    path: str = "",
+    images: str = "",
+    class_name: str = "class_name",
+    label: str = "label",
+    split: str = "split",
+    taxonomy: Sequence[str] = (),
+    caption: str = "caption",
+    fold_case: bool = False,
+    delimiter: str = ",",
+    encoding: str = "utf-8-sig",
+) -> Iterator[Entry | Problem]:
+    """The images that the rows name, in the order of the table.
+
+    suffix: the table's, where `root` is a folder.  path: column of the image; empty: the first of `path`,
+    `file_name`, `filename`, `image_path`, `image`, `file`.  images: folder of the paths.  class_name, label,
+    split, caption: columns of these fields; taxonomy: columns from the root down.  Columns called as a standard
+    field are that field; any other is carried along.  Problems: those of `records.read`, and `missing_file`,
+    `path_outside`, `no_path`, `duplicate_key`, `bad_label`, `bad_split`, `bad_field`.
+    """
+    tables = _tables(root, suffix)
+    base = Path(images) if Path(images).is_absolute() else tables[0].parent / images
+    wanted = {"class_name": class_name, "orig_label": label, "official_split": split, "caption": caption}
+    reader = _Reader(Folder(base), path, wanted, tuple(taxonomy), ClassNames(fold_case))
+    for table in tables:
+        for record in records.read(table, delimiter=delimiter, encoding=encoding):
+            yield record if isinstance(record, Problem) else reader.entry(table, record)
+
+
+def _tables(root: Path | None, suffix: str) -> list[Path]:
+    """The table, or the parts of it: files of the suffix in `root`, in order of names. Several only of Parquet."""
+    if root is None or not root.exists():
+        raise CatalogError(
+            f"{root or 'the source'} is not there: give source=TABLE, or the folder it lies in"
+        )
+    if root.is_file():
+        return [root]
+    found = sorted(item for item in root.iterdir() if item.suffix.lower() == f".{suffix}" and item.is_file())
+    if not found or (len(found) > 1 and suffix != "parquet"):
+        raise CatalogError(f"{root} has {len(found)} .{suffix} files: give source=TABLE")
+    return found
+
+
+@dataclass
+class _Reader:
+    """Rows to entries; remembers what the first row showed, and the names seen."""
+
+    folder: Folder
+    path: str
+    wanted: Mapping[str, str]
+    taxonomy: tuple[str, ...]
+    names: ClassNames
+    _columns: dict[str, str] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)
+
+    def entry(self, table: Path, record: records.Record) -> Entry | Problem:
+        """The image of one row."""
+        row, where = record.row, f"{table.name}:{record.number}"
+        if not self._columns:
+            self._columns = self._look(table, row)
+        cell = row.get(self.path)
+        name, data = _embedded(cell, where) if isinstance(cell, dict) else (cell, None)
+        if not isinstance(name, str) or not name:
+            return Problem(
+                name=where, reason="no_path", detail=f"row {record.number}: nothing in {self.path}"
+            )
+        found = data if data is not None else self.folder.find(name)
+        if isinstance(found, Problem):
+            detail = f"row {record.number} of {table.name}: {found.detail}"
+            return Problem(name=found.name, reason=found.reason, detail=detail)
+        name = PurePosixPath(name).as_posix()
+        if name in self._seen:
+            detail = f"row {record.number} of {table.name} names it again; the first row is kept"
+            return Problem(name=name, reason="duplicate_key", detail=detail)
+        self._seen.add(name)
+        try:
+            return Entry(name=name, data=found, fields=self._fields(row))
+        except SampleError as problem:
+            detail = f"row {record.number} of {table.name}: {problem.detail}"
+            return Problem(name=name, reason=problem.reason, detail=detail)
+
+    def _fields(self, row: records.Row) -> records.Row:
+        known = {name: value for name, value in row.items() if name in records.STANDARD}
+        known |= {name: row[column] for name, column in self._columns.items() if row.get(column) is not None}
+        if self.taxonomy:
+            known["taxonomy"] = [row.get(column) for column in self.taxonomy]
+        fields = records.standard(known)
+        if "class_name" in fields:
+            fields["class_name"] = self.names(str(fields["class_name"]))
+        taken = {self.path, *self._columns.values(), *self.taxonomy, *records.STANDARD}
+        return fields | carried(row, taken)
+
+    def _look(self, table: Path, row: records.Row) -> dict[str, str]:
+        """field → column. A column that was asked for by another name than the usual one must be there."""
+        self.path = self.path or next((name for name in PATHS if name in row), PATHS[0])
+        asked = {column for name, column in self.wanted.items() if column != USUAL[name]}
+        for column in [self.path, *sorted(asked), *self.taxonomy]:
+            if column not in row:
+                hint = did_you_mean(column, row)
+                raise CatalogError(f"{table} has no column {column}{hint}; it has {', '.join(row)}")
+        columns = {
+            name: column
+            for name, column in self.wanted.items()
+            if column != USUAL[name] or column not in asked | {self.path}
+        }
+        label = row.get(columns.get("orig_label", ""))
+        if (
+            isinstance(label, str)
+            and not label.lstrip("-").isdigit()
+            and columns.get("class_name") not in row
+        ):
+            columns["class_name"] = columns.pop("orig_label")  # labels that are words name the class
+        return columns
+
+
+def _embedded(cell: Mapping[str, object], where: str) -> tuple[object, bytes | None]:
+    """(name, bytes) of a {bytes, path} cell; bytes without a path go by the row."""
+    data = cell.get("bytes")
+    return (cell.get("path") or where, data) if isinstance(data, bytes) else (cell.get("path"), None)

@@ -1,0 +1,71 @@
+"""Who may import what: the table of the design, held by the sources themselves."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# library → (where it may be imported, where it may stand at the top of a file)
+ANYWHERE = ("datakit/", "recipes/")
+TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "numpy": (ANYWHERE, tuple(f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train"))),
+    "pyarrow": (ANYWHERE, tuple(f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train"))),
+    "PIL": (("datakit/image.py", "datakit/stages/", "datakit/models/", "datakit/check/report"), ("datakit/check/report",)),
+    "faiss": (("datakit/stages/", "datakit/check/", "datakit/index/"), ()),
+    "torch": (("datakit/models/", "datakit/train/", "datakit/store/torch.py", "datakit/run/doctor.py"), ("datakit/train/", "datakit/models/timm_model.py")),
+    "torchvision": (("datakit/models/", "datakit/train/"), ("datakit/train/",)),
+    "timm": (("datakit/models/", "datakit/train/"), ("datakit/train/", "datakit/models/timm_model.py")),
+    "pytorch_ood": (("datakit/train/",), ("datakit/train/",)),
+    "datasets": (("datakit/sources/hf.py", "datakit/store/"), ()),
+    "webdataset": (("datakit/store/",), ()),
+    "onnxruntime": (("datakit/models/",), ()),
+    "onnx": (("datakit/models/",), ()),
+    "jinja2": (("datakit/check/report",), ("datakit/check/report",)),
+    "dask": (("datakit/run/dask.py", "datakit/index/"), ("datakit/run/dask.py",)),
+}
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """(library, whether at the top of the file, outside of TYPE_CHECKING) of every import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = {id(node) for node in tree.body}
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name.partition(".")[0], id(node) in top
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0], id(node) in top
+
+
+def offences() -> Iterator[str]:
+    for path in sorted([*ROOT.glob("datakit/**/*.py"), *ROOT.glob("recipes/*.py")]):
+        name = path.relative_to(ROOT).as_posix()
+        for library, at_top in imports(path):
+            where, top = TABLE.get(library, (ANYWHERE, ANYWHERE))
+            if not name.startswith(where):
+                yield f"{name} imports {library}"
+            elif at_top and not name.startswith(top):
+                yield f"{name} imports {library} at its top"
+
+
+def test_every_library_is_imported_only_where_it_is_owned() -> None:
+    assert not list(offences())
+
+
+@pytest.mark.parametrize("line", ["import torch", "from datasets import load_dataset"])
+def test_an_import_in_the_wrong_place_would_be_found(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "cli.py"
+    path.write_text(line + "\n")
+    assert [found for found in imports(path)] == [(line.split()[1], True)]

@@ -230,6 +230,12 @@ def as_dict(config: Any) -> dict[str, Any]:
     return {key.name: _get(config, key.name) for key in keys(type(config))}
 
 
+def changed(config: Any) -> dict[str, Any]:
+    """The keys that are not at their default, dotted, with their values."""
+    defaults = {key.name: key.default for key in keys(type(config))}
+    return {name: value for name, value in as_dict(config).items() if value != defaults[name]}
+
+
 def _get(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = getattr(config, part)

@@ -7,8 +7,12 @@ a truncated file is an error and never a grey half.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -28,6 +32,18 @@ EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": 
 MAX_PIXELS = 100_000_000  # of one frame, before decoding; a 50,000 x 50,000 PNG is 40 kB on disk
 SVG_SIDE = 96  # px, where the caller names no size
 EXIF_ORIENTATION = 0x0112
+# What its plugins let through when headers lie; found by mutating files.
+BROKEN: tuple[type[Exception], ...] = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+)
+BROKEN += (MemoryError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +91,7 @@ class Image:
     def header(self) -> Header:
         if _looks_like_svg(self.encoded):
             return Header(format="SVG", width=SVG_SIDE, height=SVG_SIDE, mode="RGBA")
-        with _open(self.encoded) as picture:
+        with _decoding(), _open(self.encoded) as picture:
             return Header(
                 format=str(picture.format),
                 width=picture.width,
@@ -103,14 +119,10 @@ def decode(data: bytes) -> Pixels:
     import numpy as np
     from PIL import ImageOps
 
-    with _open(data) as picture:
-        try:
-            picture.load()
-            upright = ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture
-            return np.asarray(_to_rgb(upright))
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as problem:
-            short = "truncated" in str(problem) or "not enough" in str(problem)
-            raise SampleError("truncated" if short else "undecodable", str(problem)) from problem
+    with _decoding(), _open(data) as picture:
+        picture.load()
+        upright = ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture
+        return np.asarray(_to_rgb(upright))
 
 
 def encode(image_HWC: Pixels, *, format: str, quality: int = 95) -> bytes:
@@ -147,6 +159,16 @@ def _read(blob: Blob) -> bytes:
         raise SampleError("truncated", str(problem)) from problem
 
 
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    """Whatever Pillow's plugins raise over broken bytes, as one SampleError."""
+    try:
+        yield
+    except BROKEN as problem:
+        short = "truncated" in str(problem) or "not enough" in str(problem)
+        raise SampleError("truncated" if short else "undecodable", str(problem)) from problem
+
+
 def _open(data: bytes) -> PIL.Image.Image:
     """The picture with only its header read; its size is checked here, before a pixel is decoded."""
     from PIL import Image as pil
@@ -161,8 +183,6 @@ def _open(data: bytes) -> PIL.Image.Image:
         raise SampleError("too_many_pixels", str(problem)) from problem
     except UnidentifiedImageError as problem:
         raise SampleError("not_an_image", _what_it_is(data)) from problem
-    except (OSError, SyntaxError, ValueError, EOFError) as problem:
-        raise SampleError("undecodable", str(problem)) from problem
     if picture.width * picture.height > MAX_PIXELS:
         raise SampleError("too_many_pixels", f"{picture.width} x {picture.height}")
     return picture
@@ -172,7 +192,7 @@ def _orientation(picture: PIL.Image.Image) -> int:
     """EXIF orientation 1–8; 1 where the EXIF block itself is broken, since the pixels are not."""
     try:
         value = picture.getexif().get(EXIF_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, IndexError):
+    except BROKEN:
         return 1
     return int(value) if value in range(1, 9) else 1
 

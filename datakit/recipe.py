@@ -100,7 +100,8 @@ class Store:
     """What of a step is published, and how its columns are called in the tree.
 
     `step` is repartitioned by the name of the split. `label` becomes the member `cls`, `caption` the member
-    `txt`, `json` columns the member `json`; those and `metadata` columns become the metadata table.
+    `txt`, `json` columns the member `json`; those and `metadata` columns become the metadata table. Columns that
+    no row has are left out.
     """
 
     step: Step

@@ -23,6 +23,7 @@ from datakit.run.publish import publication, publish, result_files
 from datakit.run.worker import Job, open_steps
 from datakit.sources.listing import Listing, scan
 from datakit.store.steps import Steps
+from datakit.store.tree import claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,7 @@ def request(words: Iterable[str]) -> Request:
 
 def run_build(asked: Request, sink: Sink) -> Build:
     """Scan, plan, run, check, publish."""
+    claim(asked.out)
     with _locked(asked.out):
         log = Log(sink, asked.out / ".datakit" / "logs" / "build.jsonl")
         try:

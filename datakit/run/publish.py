@@ -26,7 +26,7 @@ from datakit.run.progress import Sink
 from datakit.run.worker import Job, open_steps, versions
 from datakit.store.layout import Layout, Licence, ShardEntry, ShardPlan, StoreInfo
 from datakit.store.steps import Steps, outcome_counts
-from datakit.store.tree import finish_tree, write_shard
+from datakit.store.tree import finish_tree, still_there, write_shard
 
 RELEASED = "2026-11-22"  # date of publication in cards: a clock would make two equal builds differ
 METRICS = (
@@ -62,12 +62,15 @@ def layout_of(steps: Steps) -> Layout:
     store = steps.plan.recipe.store
     names = steps.load(store.class_names.step) if store.class_names and store.class_names.step else []
     image = steps.load(store.image_format.step) if store.image_format.step else store.image_format.value
+    schema = _schema(steps, store.step)
+    # Catalogs differ in what they know of an image; a column that none has is not published.
+    there = {column.name for column in schema if column.type != pa.null()}
     return Layout(
         image_extension=EXTENSIONS[image],
         label=store.label,
-        caption=store.caption,
-        json_fields=store.json,
-        metadata=store.metadata,
+        caption=store.caption if store.caption in there else None,
+        json_fields=tuple(name for name in store.json if name in there),
+        metadata=tuple(name for name in store.metadata if name in there),
         class_names=tuple(names),
         arrow=store.arrow,
     )
@@ -107,13 +110,12 @@ def _note(out: Path, fingerprint: str, shard: int) -> Path:
 
 
 def _entry(out: Path, fingerprint: str, shard: int) -> ShardEntry | None:
-    """The entry of a shard already in the tree, or None: not there, or a file of another size."""
+    """The entry of a shard that is in the tree as this publication wrote it, or None."""
     try:
         entry = ShardEntry.from_json(json.loads(_note(out, fingerprint, shard).read_bytes()))
-        whole = all((out / file.path).stat().st_size == file.bytes for file in entry.files)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return entry if whole else None
+    return entry if still_there(out, entry) else None
 
 
 def publish(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image as pil
 
-from datakit.store.tree import Layout, Licence, ShardEntry, ShardPlan, StoreInfo, finish_tree, write_shard
+from datakit.store.tree import Layout, Licence, ShardPlan, StoreInfo, finish_tree, write_shard
 
 SHARDS = {"train": (7, 7, 6), "test": (5,), "near_ood": (4, 3)}
 CLASSES = ("no", "1.0", "a: b # c")  # each of them something else to a careless YAML writer
@@ -120,6 +120,16 @@ def selection(toys: list[Toy]) -> pa.Table:
     )
 
 
+@pytest.fixture(scope="session")
+def toy_info() -> StoreInfo:
+    return INFO
+
+
+@pytest.fixture(scope="session")
+def toy_layout() -> Layout:
+    return LAYOUT
+
+
 BuildStore = Callable[..., dict[str, Any]]
 
 
@@ -128,15 +138,11 @@ def build_store(toys: list[Toy], selection: pa.Table) -> BuildStore:
     """build_store(root): the whole store; keywords replace parts of layout, info and finish_tree's arguments."""
 
     def build(root: Path, *, layout: Layout = LAYOUT, **keywords: Any) -> dict[str, Any]:
-        entries = write_shards(root, toys, layout)
+        entries = [write_shard(root, toy.plan, toy.rows, toy.images, layout=layout) for toy in toys]
         given = {"recipe": "fraction: 0.5\n", "provenance": {"seed": 1}, "selections": {"seed1": selection}}
         return finish_tree(root, entries=entries, layout=layout, info=INFO, **{**given, **keywords})
 
     return build
-
-
-def write_shards(root: Path, toys: list[Toy], layout: Layout = LAYOUT) -> list[ShardEntry]:
-    return [write_shard(root, toy.plan, toy.rows, toy.images, layout=layout) for toy in toys]
 
 
 @pytest.fixture(scope="session")

@@ -52,9 +52,7 @@ def test_hugging_face(
 ) -> None:
     import datasets
 
-    loaded = datasets.load_dataset(
-        str(store_root), split=split, streaming=streaming, cache_dir=str(tmp_path)
-    )
+    loaded = datasets.load_dataset(str(store_root), split=split, streaming=streaming, cache_dir=str(tmp_path))
     features = loaded.features
     assert list(features) == ["jpg", "json", "cls", "txt", "__key__", "__url__"]
     assert features["cls"].names == ["no", "1.0", "a: b # c"]
@@ -126,6 +124,8 @@ def test_in_a_process_of_its_own(store_root: Path, toys: list[Any], tmp_path: Pa
             digest = hashlib.sha256(image).hexdigest()
             sample = [row["__key__"], digest, row["label"], row["orig_label"]]
             expected.setdefault(toy.plan.split, []).append(sample)
+    if reader is CROISSANT:  # it walks extracted shards in the order of a hash of their paths
+        found = {split: sorted(rows) for split, rows in found.items()}
     assert found == expected
     assert sorted(path.name for path in (store_root / "data").iterdir()) == listing
 

@@ -1,0 +1,215 @@
+"""A store as loose files for other tools: OpenOOD's image lists, and plain folders of classes.
+
+Nothing is ever deleted: the target is new, empty, or an earlier export of the same store, which is completed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from datakit.config import parse
+from datakit.errors import ConfigError, EnvironmentProblem, StoreError
+from datakit.manifest import write_bytes, write_json
+from datakit.store.reader import SplitView, Store, open_store
+
+MARKER = "datakit-export.json"
+UNUSED = "reserve"  # the split of images that a selection leaves out
+_KEPT = ("class_name", "orig_label", "tier", "nearest_id_class", "licence", "attribution", "source_url")
+_FORMULA = re.compile(r"[=+\-@\t\r]")  # what a spreadsheet would run
+
+Format = Literal["openood", "imagefolder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The words of `datakit export`."""
+
+    store: str = field(metadata={"help": "folder of a built tree"})
+    out: str = field(metadata={"help": "folder to write; new or empty"})
+    format: Format = field(default="openood", metadata={"help": "layout to write"})
+    selection: str | None = field(
+        default=None, metadata={"help": "list of keys: seed1 …; none: as in the shards"}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export wrote: `lists` path → lines, `images` files."""
+
+    format: Format
+    out: str
+    selection: str | None
+    images: int
+    lists: Mapping[str, int]
+
+
+def export_words(words: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Export as the words say: (JSON, text for people)."""
+    options = parse(ExportOptions, words)
+    write = export_openood if options.format == "openood" else export_imagefolder
+    done = write(open_store(options.store), Path(options.out), selection=options.selection)
+    lines = [f"  {path}: {count} lines" for path, count in done.lists.items()]
+    return vars(done).copy(), "\n".join([f"{done.out}: {done.images} images", *lines])
+
+
+def export_openood(store: Store, out: Path, *, selection: str | None = None) -> Exported:
+    """`benchmark_imglist/<name>/*.txt`, lines `path label` under `images_classic/`, and `labels.csv` beside them.
+
+    Lists: train_, val_, test_<name>; val_ood; test_<tier> for a split <tier>_ood; train_oe for outliers. The label
+    is -1 wherever the image is none of the ID classes; labels.csv keeps its class and its label at the source.
+    """
+    chosen, name = _chosen(store, selection), _slug(store.name)
+    lists = f"benchmark_imglist/{name}"
+    with _target(chosen, out, "openood") as done:
+        rows: list[dict[str, Any]] = []
+        for split in (split for split in chosen.splits if split != UNUSED):
+            found = list(_materialise(chosen, split, out, f"images_classic/{name}/{split}"))
+            lines = [f"{row['path'].removeprefix('images_classic/')} {row['label']}\n" for row in found]
+            path = f"{lists}/{_list_name(split, name)}.txt"
+            write_bytes(out / path, "".join(lines).encode())
+            done[path] = len(lines)
+            rows += [{"list": path.rpartition("/")[2], **row} for row in found]
+        write_bytes(out / lists / "labels.csv", _csv(rows))
+    return Exported(format="openood", out=str(out), selection=selection, images=len(rows), lists=done)
+
+
+def export_imagefolder(store: Store, out: Path, *, selection: str | None = None) -> Exported:
+    """`<split>/<class>/<key>.<extension>` as torchvision's and Hugging Face's ImageFolder read it, and labels.csv."""
+    chosen = _chosen(store, selection)
+    with _target(chosen, out, "imagefolder") as done:
+        splits = [split for split in chosen.splits if split != UNUSED]
+        rows = [row for split in splits for row in _materialise(chosen, split, out, split)]
+        write_bytes(out / "labels.csv", _csv(rows))
+    return Exported(format="imagefolder", out=str(out), selection=selection, images=len(rows), lists=done)
+
+
+def _chosen(store: Store, selection: str | None) -> Store:
+    return store if selection is None else store.select(selection)
+
+
+def _list_name(split: str, name: str) -> str:
+    if split in ("train", "val", "test"):
+        return f"{split}_{name}"
+    if split == "outliers":
+        return "train_oe"
+    if split != "val_ood" and split.endswith("_ood"):
+        return f"test_{split.removesuffix('_ood')}"
+    return split
+
+
+def _materialise(store: Store, split: str, out: Path, folder: str) -> Iterator[dict[str, Any]]:
+    """Write the images of a split; a row for each: path, key, split, label and what is known of its class."""
+    view, extension = store[split], store.layout.image_extension
+    directory = _directories(store)
+    for sample, row in zip(view, _rows(view, store.layout.label), strict=True):
+        key = sample["__key__"]
+        label = _checked_label(row["label"], split, key)
+        path = f"{folder}/{directory(row.get('class_name'))}/{key}.{extension}"
+        _write_image(out / path, sample["image"].encoded)
+        yield {"path": path, "key": key, "split": split, **row, "label": label}
+
+
+def _rows(view: SplitView, label: str | None) -> list[dict[str, Any]]:
+    name = "label" if "label" in view.columns else label
+    if name is None:
+        raise ConfigError(f"{view.store.root} has no labels, which this format needs")
+    kept = [column for column in _KEPT if column in view.columns]
+    table = view.table(list(dict.fromkeys([name, *kept])))
+    found: list[dict[str, Any]] = table.rename_columns(["label", *table.column_names[1:]]).to_pylist()
+    return found
+
+
+def _checked_label(label: int | None, split: str, key: str) -> int:
+    value = -1 if label is None else label
+    # A scorer takes -1 for OOD and all else for ID, whatever the list is called.
+    if split in ("train", "val", "test") and value < 0:
+        raise StoreError(f"{key} in {split} has no class; an in-distribution list cannot hold it")
+    if (split.endswith("_ood") or split == "outliers") and value >= 0:
+        raise StoreError(f"{key} in {split} has the label {value} of an in-distribution class")
+    return value
+
+
+def _directories(store: Store) -> Callable[[str | None], str]:
+    """Class → folder: no spaces, none shared, also where capitals do not count."""
+    names = sorted(
+        {
+            name
+            for split in store.splits
+            if "class_name" in store[split].columns
+            for name in store[split].table(["class_name"])["class_name"].unique().to_pylist()
+            if name is not None
+        }
+    )
+    taken: dict[str, list[str]] = {}
+    for name in names:
+        taken.setdefault(_slug(name).lower(), []).append(name)
+    unique = {name: _slug(name) for group in taken.values() if len(group) == 1 for name in group}
+
+    def directory(name: str | None) -> str:
+        if name is None:
+            return "none"
+        return (
+            unique.get(name) or f"{_slug(name)}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+        )
+
+    return directory
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "class"
+
+
+def _write_image(path: Path, data: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size == len(data):
+            return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part-{os.getpid()}")
+        part.write_bytes(data)  # not synced, one of very many: the marker says when all are there
+        part.replace(path)
+    except OSError as problem:
+        raise EnvironmentProblem(f"cannot write {path}: {problem.strerror}") from problem
+
+
+@contextlib.contextmanager
+def _target(store: Store, out: Path, kind: Format) -> Iterator[dict[str, int]]:
+    """The folder `out`, marked as an export of this store; complete when the block ends."""
+    what = {"format": kind, "store": store.name, "digest": store.digest, "selection": store.selection}
+    if out.exists() and any(out.iterdir()):
+        try:
+            found = json.loads((out / MARKER).read_bytes())
+            same = {name: found.get(name) for name in what} == what
+        except (OSError, ValueError, AttributeError):
+            same = False
+        if not same:
+            raise ConfigError(f"{out} is not empty, and no export of this store; choose a new folder")
+    write_json(out / MARKER, {**what, "complete": False})
+    lists: dict[str, int] = {}
+    yield lists
+    write_json(out / MARKER, {**what, "complete": True, "lists": lists})
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _inert(value) for name, value in row.items()})
+    return text.getvalue().encode()
+
+
+def _inert(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula, quoted; numbers as they are."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value

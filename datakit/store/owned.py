@@ -1,0 +1,118 @@
+"""Whose folder it is: a store goes only into an empty folder or one of ours, and deletes only what it wrote.
+
+While a tree is written it has no manifest.json: the last complete one waits in .datakit, and every file is
+noted there before it is written, so that an interrupted attempt leaves nothing that the next cannot name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from datakit.errors import ConfigError, EnvironmentProblem, StoreError
+from datakit.manifest import write_json
+from datakit.store.layout import FORMAT, MANIFEST, VERSION
+
+OURS = ".datakit"  # never part of the published tree
+_MARKER = f"{OURS}/store.json"
+_PREVIOUS = f"{OURS}/previous.json"
+_NOTED = f"{OURS}/written.txt"
+
+
+def claim(root: Path) -> None:
+    """Make `root` a folder of ours; nothing happens to one that is already.
+
+    Raises ConfigError for a folder with files that no store put there: nothing is written then.
+    """
+    if (root / _MARKER).is_file() or _is_manifest(root / MANIFEST):
+        return
+    try:
+        found = sorted(path.name for path in root.iterdir() if path.name != OURS)
+    except FileNotFoundError:
+        found = []
+    except NotADirectoryError:
+        raise ConfigError(f"{root} is a file; a store needs a folder") from None
+    if found:
+        named = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        raise ConfigError(f"{root} holds files that datakit did not write ({named}); choose an empty folder")
+    write_json(root / _MARKER, {"format": FORMAT, "version": VERSION})
+
+
+def note(root: Path, paths: Iterable[str]) -> None:
+    """Say which files are about to be written. From here on the tree is no store until its next manifest."""
+    with contextlib.suppress(FileNotFoundError):
+        (root / MANIFEST).rename(root / _PREVIOUS)
+    lines = "".join(f"{path}\n" for path in paths).encode()
+    # One append is one write: workers that note at once do not mix their lines.
+    try:
+        (root / OURS).mkdir(parents=True, exist_ok=True)
+        file = os.open(root / _NOTED, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            os.write(file, lines)
+        finally:
+            os.close(file)
+    except OSError as problem:
+        raise EnvironmentProblem(f"cannot write {root / _NOTED}: {problem.strerror}") from problem
+
+
+def sweep(root: Path, keep: Iterable[str]) -> list[str]:
+    """Delete what an earlier manifest or attempt left and the new tree does not hold; which files went."""
+    kept = set(keep)
+    gone = []
+    for path in sorted(_earlier(root) - kept):
+        if (target := root / inside(path)).is_file():
+            target.unlink()
+            gone.append(path)
+        _remove_empty(target.parent, root)
+    for path in sorted(kept | set(_noted(root))):
+        target = root / inside(path)
+        for part in target.parent.glob(f"{target.name}.part-*"):
+            part.unlink()
+    return gone
+
+
+def settle(root: Path) -> None:
+    """Forget the attempts, once the new manifest stands."""
+    for path in (_NOTED, _PREVIOUS):
+        (root / path).unlink(missing_ok=True)
+
+
+def inside(path: str) -> PurePosixPath:
+    """`path`, if it stays within the tree. Raises StoreError: a manifest may come from anywhere."""
+    parts = PurePosixPath(path)
+    if not path or parts.is_absolute() or ".." in parts.parts or "\0" in path or parts.parts[0] == OURS:
+        raise StoreError(f"{path!r} is no path of a file within a store")
+    return parts
+
+
+def _earlier(root: Path) -> set[str]:
+    files = set(_noted(root))
+    for path in (_PREVIOUS, MANIFEST):
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            files |= set(json.loads((root / path).read_bytes())["files"])
+    return files
+
+
+def _noted(root: Path) -> list[str]:
+    try:
+        return (root / _NOTED).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_bytes())["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _remove_empty(folder: Path, root: Path) -> None:
+    """The folders that the removal emptied, up to the root."""
+    with contextlib.suppress(OSError):
+        while folder != root:
+            folder.rmdir()
+            folder = folder.parent

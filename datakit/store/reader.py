@@ -1,0 +1,240 @@
+"""A published store, read: rows as a table, samples by number or in order, every one checked against its digest.
+
+    store = open_store("out/birds")
+    len(store["train"]), store["train"][0]["image"].array
+    store.select("seed1")["near_ood"].table(["key", "class_name"])
+
+Small and exact; the loader that shuffles, shards by worker and resumes is another module's work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from datakit.blob import Blob
+from datakit.errors import ConfigError, StoreError, did_you_mean
+from datakit.image import Image
+from datakit.stage import Sample
+from datakit.store.contents import Contents, read_contents
+from datakit.store.layout import Layout, ShardEntry
+from datakit.store.metadata import KEY, read_metadata, read_metadata_schema
+from datakit.store.tar import SampleRecord
+from datakit.store.tar_reader import read_sample
+
+_PLACE = (KEY, "shard", "offset", "size", "xxh3")
+
+
+def open_store(path: str | Path) -> Store:
+    """The store in this folder. Raises StoreError if there is none, or its manifest is damaged."""
+    root = Path(path)
+    return Store(root, read_contents(root))
+
+
+class Store:
+    """Splits by name. `selection`: the name of the list that makes them; None, as they lie in the shards."""
+
+    def __init__(self, root: Path, contents: Contents, selection: str | None = None) -> None:
+        self.root = root
+        self.contents = contents
+        self.selection = selection
+
+    @property
+    def name(self) -> str:
+        return self.contents.name
+
+    @property
+    def digest(self) -> str:
+        """Stands for every byte of the store; what is built over a store keeps it, and asks for it again."""
+        return self.contents.digest
+
+    @property
+    def layout(self) -> Layout:
+        return self.contents.layout
+
+    @property
+    def selections(self) -> tuple[str, ...]:
+        return self.contents.selections
+
+    @cached_property
+    def splits(self) -> dict[str, int]:
+        """Samples of each split."""
+        if self._list is None:
+            return dict(self.contents.counts)
+        counts = self._list.column("split").value_counts().to_pylist()
+        named = {count["values"]: count["counts"] for count in counts if count["values"] is not None}
+        order = [*self.contents.splits, *sorted(set(named) - set(self.contents.splits))]
+        return {split: named[split] for split in order if split in named}
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Name of each label from 0 on, under this selection; empty where the store has no names."""
+        if self._list is None or not {"label", "class_name"} <= set(self._list.column_names):
+            return list(self.layout.class_names)
+        pairs = self._list.group_by(["label", "class_name"]).aggregate([]).to_pylist()
+        named = sorted((row["label"], row["class_name"]) for row in pairs if row["label"] not in (None, -1))
+        if [label for label, _ in named] != list(range(len(named))):
+            raise StoreError(
+                f"lists/{self.selection}.parquet: its labels do not name one class each from 0 on"
+            )
+        return [name for _, name in named]
+
+    def select(self, selection: str) -> Store:
+        """The same images under another selection; its columns (label, tier …) stand before the shards' own."""
+        if selection not in self.selections:
+            hint = did_you_mean(selection, self.selections)
+            raise ConfigError(
+                f"{self.root} has no selection {selection}{hint}; it has {_named(self.selections)}"
+            )
+        return Store(self.root, self.contents, selection)
+
+    def __getitem__(self, split: str) -> SplitView:
+        if split not in self.splits:
+            raise ConfigError(
+                f"{self.root} has no split {split}{did_you_mean(split, self.splits)}; it has {_named(self.splits)}"
+            )
+        if self._list is None:
+            return SplitView(self, split, self.contents.splits[split])
+        chosen = self._list.filter(pc.equal(self._list["split"], split))
+        every = [entry for shards in self.contents.splits.values() for entry in shards]
+        return SplitView(self, split, every, chosen)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r}, {self.splits})"
+
+    @cached_property
+    def _list(self) -> pa.Table | None:
+        if self.selection is None:
+            return None
+        return read_metadata(self.root / "lists" / f"{self.selection}.parquet")
+
+
+class SplitView:
+    """The samples of one split, in order: `view[i]`, iteration, `keys`; and as Rows: `table`, `images`."""
+
+    def __init__(
+        self, store: Store, split: str, shards: Sequence[ShardEntry], chosen: pa.Table | None = None
+    ) -> None:
+        self.store = store
+        self.split = split
+        self._shards = shards
+        self._chosen = chosen  # rows of a selection's list
+
+    def __len__(self) -> int:
+        return self.store.splits[self.split]
+
+    @cached_property
+    def keys(self) -> list[str]:
+        found: list[str] = self._places.column(KEY).to_pylist()
+        return found
+
+    @property
+    def columns(self) -> list[str]:
+        """Of `table`."""
+        own = read_metadata_schema(self.store.root / self._shards[0].metadata.path).names
+        listed = [] if self._chosen is None else self._chosen.column_names
+        return list(dict.fromkeys([*own, *listed]))
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The named columns (all, if None) of every row, in order; of a selection's list where it has them."""
+        names = self.columns if columns is None else list(columns)
+        if unknown := next((name for name in names if name not in self.columns), None):
+            raise ConfigError(f"{self.split} has no column {unknown}{did_you_mean(unknown, self.columns)}")
+        listed = [] if self._chosen is None else self._chosen.column_names
+        own = self._rows([name for name in names if name not in listed])
+        found = {name: self._chosen[name] if name in listed else own[name] for name in names}  # type: ignore[index]
+        return pa.table(found)
+
+    def __getitem__(self, index: int) -> Sample:
+        """`__key__`, `image`, and the columns kept in the tar (label, caption, JSON fields).
+
+        Raises StoreError naming shard and key if the bytes are not those written.
+        """
+        place = self._places.slice(range(len(self))[index], 1).to_pylist()[0]
+        shard, key = f"data/{place['shard']}.tar", place[KEY]
+        record = SampleRecord(key, place["offset"], place["size"], place["xxh3"])
+        try:
+            fields = read_sample(self.store.root / shard, record, verify=True)
+            sample = _decoded(key, fields, self.store.layout)
+        except FileNotFoundError:
+            raise StoreError(f"{shard} is missing from {self.store.root}") from None
+        except (KeyError, ValueError) as problem:
+            raise StoreError(f"{shard}: sample {key} does not decode: {problem}") from problem
+        if self._chosen is not None:
+            row = self._chosen.slice(range(len(self))[index], 1).to_pylist()[0]
+            sample |= {name: value for name, value in row.items() if name != KEY}
+        return sample
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Every sample. Raises StoreError, before the first, for a shard that is not as long as it was written."""
+        yield from (self[index] for index in range(len(self)))
+
+    def images(self, indices: Sequence[int] | None = None) -> Iterator[Image]:
+        """The images of these samples (all, if None), lazily and without the rest; their digests go unchecked."""
+        table = self.table(["shard", "image_offset", "image_size"])
+        chosen = table if indices is None else table.take(pa.array(np.asarray(indices, np.int64)))
+        for row in chosen.to_pylist():
+            path = self.store.root / "data" / f"{row['shard']}.tar"
+            yield Image(Blob(str(path), row["image_offset"], row["image_size"]))
+
+    @cached_property
+    def _places(self) -> pa.Table:
+        """Where each sample lies. Read once; shards are held against the manifest here."""
+        places = self._rows(_PLACE)
+        for entry in self._shards:
+            self._check_size(entry)
+        if places.num_rows != len(self):
+            raise StoreError(f"{self.split}: {places.num_rows} rows where the manifest has {len(self)}")
+        return places.combine_chunks()
+
+    def _check_size(self, entry: ShardEntry) -> None:
+        try:
+            size = (self.store.root / entry.tar.path).stat().st_size
+        except FileNotFoundError:
+            raise StoreError(f"{entry.tar.path} is missing from {self.store.root}") from None
+        if size != entry.tar.bytes:
+            raise StoreError(f"{entry.tar.path} has {size} bytes and was written with {entry.tar.bytes}")
+
+    def _rows(self, columns: Sequence[str]) -> pa.Table:
+        """Columns of the shards' metadata, for the rows of this view."""
+        tables = []
+        for entry in self._shards:
+            table = read_metadata(self.store.root / entry.metadata.path, list(columns) or [KEY])
+            if table.num_rows != entry.samples:
+                raise StoreError(f"{entry.metadata.path} has {table.num_rows} rows, not {entry.samples}")
+            tables.append(table)
+        rows = pa.concat_tables(tables)
+        return rows if self._chosen is None else rows.take(pa.array(self._positions))
+
+    @cached_property
+    def _positions(self) -> NDArray[np.int64]:
+        """Row, over all shards, of each key of the list."""
+        assert self._chosen is not None
+        tables = [read_metadata(self.store.root / entry.metadata.path, [KEY]) for entry in self._shards]
+        found = pc.index_in(self._chosen[KEY], value_set=pa.concat_tables(tables)[KEY])
+        if found.null_count:
+            missing = self._chosen[KEY].filter(pc.is_null(found))[0]
+            raise StoreError(f"lists/{self.store.selection}.parquet names {missing}, which no shard holds")
+        return np.asarray(found, np.int64)
+
+
+def _decoded(key: str, fields: dict[str, bytes], layout: Layout) -> Sample:
+    sample: Sample = {"__key__": key, "image": Image(fields[layout.image_extension])}
+    if layout.json_fields:
+        sample |= json.loads(fields["json"])
+    if layout.label:
+        sample[layout.label] = int(fields["cls"])
+    if layout.caption:
+        sample[layout.caption] = fields["txt"].decode() or None
+    return sample
+
+
+def _named(names: Sequence[str] | dict[str, int] | tuple[str, ...]) -> str:
+    return ", ".join(names) or "none"

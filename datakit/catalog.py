@@ -34,7 +34,7 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """What a catalog's TOML says. `licence`, `taxonomy`, `classes` and `test` are tables for recipes and cards."""
+    """What a catalog's TOML says; `licence`, `taxonomy`, `classes`, `test`, `duplicates` are for recipes, cards."""
 
     name: str
     title: str
@@ -50,6 +50,7 @@ class Catalog:
     taxonomy: Mapping[str, Any] = field(default_factory=dict)
     classes: Mapping[str, Any] = field(default_factory=dict)
     test: Mapping[str, list[Any]] = field(default_factory=dict)
+    duplicates: Mapping[str, float] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
 
     def pool_of(self, fields: Mapping[str, Any]) -> str | None:

@@ -11,20 +11,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # library → (where it may be imported, where it may stand at the top of a file)
 ANYWHERE = ("datakit/", "recipes/")
+ARRAYS = tuple(f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train"))
+REPORT, TRAIN, TIMM = "datakit/check/report", "datakit/train/", "datakit/models/timm_model.py"
+PICTURES = ("datakit/image.py", "datakit/stages/", "datakit/models/", REPORT)
 TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "numpy": (ANYWHERE, tuple(f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train"))),
-    "pyarrow": (ANYWHERE, tuple(f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train"))),
-    "PIL": (("datakit/image.py", "datakit/stages/", "datakit/models/", "datakit/check/report"), ("datakit/check/report",)),
+    "numpy": (ANYWHERE, ARRAYS),
+    "pyarrow": (ANYWHERE, ARRAYS),
+    "PIL": (PICTURES, (REPORT,)),
     "faiss": (("datakit/stages/", "datakit/check/", "datakit/index/"), ()),
-    "torch": (("datakit/models/", "datakit/train/", "datakit/store/torch.py", "datakit/run/doctor.py"), ("datakit/train/", "datakit/models/timm_model.py")),
-    "torchvision": (("datakit/models/", "datakit/train/"), ("datakit/train/",)),
-    "timm": (("datakit/models/", "datakit/train/"), ("datakit/train/", "datakit/models/timm_model.py")),
-    "pytorch_ood": (("datakit/train/",), ("datakit/train/",)),
+    "torch": (("datakit/models/", TRAIN, "datakit/store/torch.py", "datakit/run/doctor.py"), (TRAIN, TIMM)),
+    "torchvision": (("datakit/models/", TRAIN), (TRAIN,)),
+    "timm": (("datakit/models/", TRAIN), (TRAIN, TIMM)),
+    "pytorch_ood": ((TRAIN,), (TRAIN,)),
     "datasets": (("datakit/sources/hf.py", "datakit/store/"), ()),
     "webdataset": (("datakit/store/",), ()),
     "onnxruntime": (("datakit/models/",), ()),
     "onnx": (("datakit/models/",), ()),
-    "jinja2": (("datakit/check/report",), ("datakit/check/report",)),
+    "jinja2": ((REPORT,), (REPORT,)),
     "dask": (("datakit/run/dask.py", "datakit/index/"), ("datakit/run/dask.py",)),
 }
 

@@ -21,7 +21,8 @@ from datakit.run.local import open_pool, run_steps
 from datakit.run.progress import Log, Mode, Sink, make_sink
 from datakit.run.publish import publication, publish, result_files
 from datakit.run.worker import Job, open_steps
-from datakit.sources.listing import Listing, scan
+from datakit.sources.scan import scan
+from datakit.store.listing import Listing
 from datakit.store.steps import Steps
 from datakit.store.tree import claim
 

@@ -148,7 +148,9 @@ def _too_many(steps: Steps, step: Step, failed: int, inputs: int, options: RunOp
     own = [row for row in steps.outcomes(step).to_pylist() if row["outcome"] == "failed"]
     if step.verb != "catalogs":
         own = [row for row in own if row["step"] == step.name]
-    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in own).most_common())
+    counts = ", ".join(
+        f"{count} {reason}" for reason, count in Counter(row["reason"] for row in own).most_common()
+    )
     examples = "; ".join(f"{row['name']}: {row['reason']}" for row in own[:3])
     return (
         f"{step.name}: {failed} of {inputs} samples are broken ({counts}), more than run.max_failed="

@@ -137,7 +137,9 @@ def publish(
     if not all(entries):
         raise StoreError("a shard vanished while it was published; run the command again")
     order = {split: at for at, split in enumerate(steps.plan.recipe.store.split_notes)}
-    found = sorted((entry for entry in entries if entry), key=lambda e: (order.get(e.split, 99), e.split, e.index))
+    found = sorted(
+        (entry for entry in entries if entry), key=lambda e: (order.get(e.split, 99), e.split, e.index)
+    )
     return _finish(steps, template, out, fingerprint, found, findings)
 
 

@@ -13,7 +13,7 @@ from datakit.recipe import Step
 from datakit.run.build import Build, Request, finished, job_template, request, scan_catalogs
 from datakit.run.progress import QuietSink
 from datakit.run.worker import open_steps
-from datakit.sources.listing import Listing
+from datakit.store.listing import Listing
 from datakit.store.rows import read_table
 from datakit.store.steps import Steps
 

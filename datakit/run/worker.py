@@ -26,8 +26,8 @@ from datakit.image import EXTENSIONS, Image
 from datakit.manifest import Manifest, write_manifest
 from datakit.recipe import CatalogUse, Plan, Step, bind_refs
 from datakit.run.repartition import run_repartition
-from datakit.sources.listing import Listing
 from datakit.stage import Drop, Sample, Stage
+from datakit.store.listing import Listing
 from datakit.store.rows import columns_of, write_table
 from datakit.store.steps import OUTCOMES, Steps, write_value
 from datakit.store.tar import TarWriter

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from datakit.errors import StageError, StoreError
 from datakit.manifest import Manifest, read_manifest, write_bytes
 from datakit.recipe import Plan, Step
-from datakit.sources.listing import Listing
+from datakit.store.listing import Listing
 from datakit.store.rows import STEPS, Roots, StepRows, read_table, write_table
 
 OUTCOMES = pa.schema(

@@ -12,7 +12,7 @@ import pytest
 from datakit.blob import Blob
 from datakit.errors import CatalogError
 from datakit.sources.entry import OURS, ClassNames, File, Folder, Problem, carried, walk
-from datakit.sources.listing import RESERVED
+from datakit.sources.scan import RESERVED
 from datakit.store.metadata import LOCATION
 
 Put = Callable[..., Path]

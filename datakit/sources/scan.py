@@ -14,7 +14,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,45 +27,12 @@ from datakit.errors import CatalogError
 from datakit.manifest import write_bytes, write_json
 from datakit.recipe import CatalogUse
 from datakit.sources.entry import Entry, Problem
-from datakit.store.rows import Roots, columns_of, read_table, write_table
+from datakit.store.listing import PROBLEMS, Listing
+from datakit.store.rows import Roots, columns_of, write_table
 
 KEY = re.compile(r"[a-z0-9_-]{1,64}")
 SLUG = 47  # characters of a key that are for people; 16 hex digits of a hash make it unique
 RESERVED = ("__key__", "name", "image", "catalog", "pool", "content")
-PROBLEMS = pa.schema(
-    [("name", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("dropped", pa.bool_())]
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """A scanned catalog: `<folder>/<checksum>.arrow` and `.problems.arrow`. `root` is where `@<token>` points."""
-
-    use: CatalogUse
-    catalog: Catalog
-    checksum: str
-    root: str
-    folder: Path
-    samples: int
-
-    @property
-    def path(self) -> Path:
-        return self.folder / f"{self.checksum}.arrow"
-
-    @property
-    def problems(self) -> Path:
-        return self.folder / f"{self.checksum}.problems.arrow"
-
-    @property
-    def token(self) -> str:
-        return f"@{self.checksum[:16]}"
-
-    def inputs(self) -> int:
-        """Every entry that the reader found, usable or not."""
-        return self.samples + int(read_table(self.problems).num_rows)
-
-    def shards(self) -> int:
-        return max(1, -(-self.samples // self.catalog.per_shard))
 
 
 def key_of(name: str) -> str:
@@ -224,7 +190,7 @@ def _remembered(memory: Path) -> dict[str, str]:
 
 def _stamp(path: str) -> str:
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except OSError:
         return "gone"
     return f"{found.st_size}:{found.st_mtime_ns}"

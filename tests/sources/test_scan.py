@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from datakit.errors import CatalogError
 from datakit.recipe import CatalogUse
-from datakit.sources.listing import KEY, Listing, key_of, scan
+from datakit.sources.scan import KEY, key_of, scan
+from datakit.store.listing import Listing
 from datakit.store.rows import read_table
 
 TOML = """

@@ -1,0 +1,214 @@
+"""How hard the split is, as the template shows it: dots, matrices, tables and small multiples."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from datakit.check import charts, report_plots
+from datakit.check.report_data import AccuracyRow, MetricRow, NullRow, ScoreRow, SummaryRow, Validation
+from datakit.check.report_summary import by_tier, headline, headline_value, summarise, values_of
+from datakit.check.report_words import LOWER_IS_BETTER, METRICS, clean, role_of, tier_title
+
+MAX_SCORE_PANELS = 4  # models and detectors whose scores are drawn
+CHANCE = 0.5
+
+
+def validation_view(validation: Validation | None) -> dict[str, Any] | None:
+    """What the template shows; None where nothing was validated."""
+    if validation is None:
+        return None
+    summary = validation.summary or summarise(validation.rows)
+    tiers = by_tier(row.tier for row in summary)
+    return {
+        "headline": headline(validation),
+        "sentence": _sentence(validation, tiers),
+        "panels": _panels(validation, summary, tiers),
+        "spread": _spread_words(summary),
+        "tiers": [{"name": tier, "role": role_of(tier), "title": tier_title(tier)} for tier in tiers],
+        "matrices": _matrices(summary, tiers),
+        "full": [_full(row) for row in summary],
+        "seeds": [_seed_row(row) for row in validation.rows],
+        "metrics": [(name, *words, name in LOWER_IS_BETTER) for name, words in METRICS.items()],
+        "scores": _scores(validation),
+        "scores_left": max(0, len(_score_groups(validation.scores)) - MAX_SCORE_PANELS),
+        "curves": _curves(validation),
+        "accuracies": _accuracies(validation.accuracies),
+        "null_control": _null_control(validation.null_control),
+        "probes": validation.probes,
+        "notes": validation.notes,
+    }
+
+
+def _sentence(validation: Validation, tiers: Sequence[str]) -> str:
+    found = [(tier, value[0]) for tier in tiers if (value := headline_value(validation, tier))]
+    if not found:
+        return ""
+    method, detector = headline(validation) or ("", "")
+    words = ", ".join(f"{100 * value:.1f} on {tier}" for tier, value in found)
+    return f"{detector} on {method} reaches an AUROC of {words}."
+
+
+def _spread_words(summary: Sequence[SummaryRow]) -> str:
+    most = max((row.seeds for row in summary), default=0)
+    if most > 1:
+        return f"Large dot: mean of {most} seeds; small dots: the seeds; bar: ± 1 standard deviation."
+    return "One seed. Bar: its 95 % bootstrap interval, over whole OOD classes where they are known."
+
+
+def _panels(
+    validation: Validation, summary: Sequence[SummaryRow], tiers: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One panel a detector, the headline's first; one row a method; one dot a tier; the same axis in all."""
+    rows = {(row.method, row.detector, row.tier): row for row in summary if "auroc" in row.mean}
+    first = (headline(validation) or ("", ""))[1]
+    detectors = sorted(dict.fromkeys(row.detector for row in summary), key=lambda name: name != first)
+    methods = list(dict.fromkeys(row.method for row in summary))
+    dots = {key: _dot(row, validation.rows) for key, row in rows.items()}
+    if not dots:
+        return []
+    domain = (_axis_start(min(min(dot.low, *dot.seeds, dot.mean) for dot in dots.values())), 1.0)
+    ticks = charts.nice_ticks(*domain)
+    panels = []
+    for detector in detectors:
+        drawn = [(m, [dots[m, detector, t] for t in tiers if (m, detector, t) in dots]) for m in methods]
+        drawn = [(method, row) for method, row in drawn if row]
+        panels.append({
+            "detector": detector,
+            "labels": charts.direct_labels(drawn[0][1], domain),
+            "rows": [(m, charts.dot_row(row, ticks, domain, _read_aloud(m, row))) for m, row in drawn],
+            "axis": charts.axis(ticks, domain, [f"{100 * tick:g}" for tick in ticks]),
+        })  # fmt: skip
+    return panels
+
+
+def _axis_start(lowest: float) -> float:
+    """The ten below the lowest value; dots, unlike bars, need no axis from chance."""
+    return max(0.0, math.floor(10 * (lowest - 0.01)) / 10) if lowest < 1.0 else 0.9
+
+
+def _dot(row: SummaryRow, all_rows: Sequence[MetricRow]) -> charts.Dot:
+    runs = [r for r in all_rows if (r.method, r.detector, r.tier) == (row.method, row.detector, row.tier)]
+    mean, std = row.mean["auroc"], row.std.get("auroc")
+    low, high = (mean - std, mean + std) if std is not None else (mean, mean)
+    if std is None and len(runs) == 1:
+        low, high = _interval(runs[0])
+    seeds = tuple(values_of(runs, "auroc")) if len(runs) > 1 else ()
+    words = (
+        f"{row.method}, {row.detector}, {row.tier}: AUROC {100 * mean:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+    )
+    return charts.Dot(role=role_of(row.tier), label=clean(words), mean=mean, low=low, high=high, seeds=seeds)
+
+
+def _interval(run: MetricRow) -> tuple[float, float]:
+    """Over whole OOD classes (what other held-out classes might have given), or over images, or none."""
+    for low, high in ((run.auroc_class_low, run.auroc_class_high), (run.auroc_low, run.auroc_high)):
+        if low is not None and high is not None:
+            return low, high
+    return run.auroc, run.auroc
+
+
+def _read_aloud(method: str, dots: Sequence[charts.Dot]) -> str:
+    return clean(method) + ": " + ", ".join(f"{dot.role} {100 * dot.mean:.1f}" for dot in dots)
+
+
+def _matrices(summary: Sequence[SummaryRow], tiers: Sequence[str]) -> list[dict[str, Any]]:
+    """AUROC, one method by detector matrix a tier; shades run over the tier's own range."""
+    methods = list(dict.fromkeys(row.method for row in summary))
+    detectors = list(dict.fromkeys(row.detector for row in summary))
+    found = []
+    for tier in tiers:
+        cells = {(r.method, r.detector): r for r in summary if r.tier == tier and "auroc" in r.mean}
+        values = [row.mean["auroc"] for row in cells.values()]
+        found.append({
+            "title": tier_title(tier), "role": role_of(tier), "detectors": detectors,
+            "rows": [(m, [_cell(cells.get((m, d)), values) for d in detectors]) for m in methods],
+        })  # fmt: skip
+    return found
+
+
+def _cell(row: SummaryRow | None, values: Sequence[float]) -> tuple[float, float | None, int] | None:
+    """(mean, std, shade 0–9)."""
+    if row is None:
+        return None
+    mean = row.mean["auroc"]
+    return mean, row.std.get("auroc"), charts.heat_step(mean, min(values), max(values))
+
+
+def _accuracies(rows: Sequence[AccuracyRow]) -> list[tuple[str, float, float | None, list[float]]]:
+    """(method, mean, std, the seeds' values)."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row.method, []).append(row.accuracy)
+    return [
+        (method, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, values)
+        for method, values in groups.items()
+    ]
+
+
+def _null_control(rows: Sequence[NullRow]) -> dict[str, Any] | None:
+    """The controls, the furthest from chance first."""
+    if not rows:
+        return None
+    ordered = sorted(rows, key=lambda row: -abs(row.auroc - CHANCE))
+    good = [abs(row.auroc - CHANCE) <= row.limit for row in ordered]
+    return {"worst": ordered[0], "rows": list(zip(ordered, good, strict=True)), "bad": good.count(False)}
+
+
+def _full(row: SummaryRow) -> dict[str, Any]:
+    values = [(row.mean.get(name), row.std.get(name)) for name in METRICS]
+    return {"row": row, "role": role_of(row.tier), "values": values}
+
+
+def _seed_row(row: MetricRow) -> dict[str, Any]:
+    return {"row": row, "role": role_of(row.tier), "values": [getattr(row, name) for name in METRICS]}
+
+
+def _score_groups(scores: Sequence[ScoreRow]) -> dict[tuple[str, str, int], list[ScoreRow]]:
+    """Score sets by (method, detector, seed): one model's scores share one scale."""
+    groups: dict[tuple[str, str, int], list[ScoreRow]] = {}
+    for row in scores:
+        if len(charts.finite(row.id_scores)) and len(charts.finite(row.ood_scores)):
+            groups.setdefault((row.method, row.detector, row.seed), []).append(row)
+    return groups
+
+
+def _scores(validation: Validation) -> list[dict[str, Any]]:
+    groups = list(_score_groups(validation.scores).items())
+    return [_score_panel(*key, rows) for key, rows in groups[:MAX_SCORE_PANELS]]
+
+
+def _score_panel(method: str, detector: str, seed: int, rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    order = by_tier(row.tier for row in rows)
+    rows = sorted(rows, key=lambda row: order.index(row.tier))
+    name = clean(f"{method}, {detector}, seed {seed}")
+    curves = [(role_of(row.tier), row.id_scores, row.ood_scores) for row in rows]
+    edges, ranked = report_plots.score_edges(s for row in rows for s in (row.id_scores, row.ood_scores))
+    return {
+        "method": method, "detector": detector, "seed": seed,
+        "roc": report_plots.roc(curves, f"ROC curves of {name}"),
+        "histograms": [(row.tier, role_of(row.tier), _histogram(row, edges, name, ranked)) for row in rows],
+    }  # fmt: skip
+
+
+def _histogram(row: ScoreRow, edges: charts.Floats, name: str, ranked: bool) -> Markup:
+    label = clean(f"scores of ID and {row.tier}: {name}")
+    return report_plots.score_histogram(
+        row.id_scores, row.ood_scores, edges, role=role_of(row.tier), label=label, ranked=ranked
+    )
+
+
+def _curves(validation: Validation) -> list[tuple[str, str, Markup]]:
+    """One plot a method and quantity, a line a seed."""
+    groups: dict[tuple[str, str], list[tuple[str, Sequence[float]]]] = {}
+    for row in validation.curves:
+        if len(row.values):
+            groups.setdefault((row.method, row.name), []).append((f"seed {row.seed}", row.values))
+    return [
+        (method, name, report_plots.lines(curves, clean(f"{name} by epoch, {method}")))
+        for (method, name), curves in groups.items()
+    ]

@@ -15,25 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from datakit.catalog import Catalog, load
-from datakit.check.class_disjoint import check_class_disjoint
+from datakit.check.fg_ood import seed_checks, split_checks
 from datakit.check.fg_ood_page import SPLITS, fg_ood_page
-from datakit.check.identity_group import check_identity_group
-from datakit.check.image_disjoint import check_image_disjoint
-from datakit.check.label_table import check_label_table
-from datakit.check.near_dup import check_near_dup
-from datakit.check.null_control import check_null_control
-from datakit.check.outlier_similarity import check_outlier_similarity
-from datakit.check.outlier_taxonomy import check_outlier_taxonomy
-from datakit.check.power import check_power
-from datakit.check.pretrain_overlap import check_pretrain_overlap
-from datakit.check.seed_diversity import check_seed_diversity
-from datakit.check.shortcut import check_shortcut
-from datakit.check.tax_distance import check_tax_distance
-from datakit.check.tier_sanity import check_tier_sanity
-from datakit.check.validate import null_rows, probes, reference_loop, validation_table
+from datakit.check.validate import probes, reference_loop, validation_table
 from datakit.config import as_dict, changed
 from datakit.models.labels import pretrained_labels
-from datakit.recipe import CatalogUse, Recipe, Step, Store, catalogs
+from datakit.recipe import CatalogUse, Recipe, Store, catalogs
 from datakit.stage import Ref
 from datakit.stages.assign import assign, class_names, selection
 from datakit.stages.classes import class_features, class_table
@@ -62,7 +49,16 @@ METADATA: tuple[str, ...] = (
     "height",
     "bytes",
 )
-METADATA += ("content", "phash", "changes", "attribution", "variant_group", "capture_group", "identity_group")
+METADATA += (
+    "content",
+    "phash",
+    "changes",
+    "captions",
+    "attribution",
+    "variant_group",
+    "capture_group",
+    "identity_group",
+)
 
 
 def key(default: Any, help: str) -> Any:
@@ -77,13 +73,11 @@ class Holdout:
     fraction: float = key(0.25, "share of the classes held out")
     n_id: int | None = key(None, "ID classes, instead of all that are left")
     n_ood: int | None = key(None, "held-out classes, instead of fraction")
-    classes: tuple[str, ...] = key((), "for mode=explicit: the held-out classes by name")
-    attributes: str = key(
-        "", "for mode=attributes: the column of attribute vectors; empty: the encoder's features"
-    )
+    held_out: tuple[str, ...] = key((), "for mode=explicit: the held-out classes by name")
     shares: tuple[float, ...] = key((0.6, 0.2, 0.2), "for mode=taxonomy: of near, mid and far among them")
     min_images_per_class: int = key(10, "classes with fewer images are left out, counted")
-    val_ood: float = key(0.1, "share of the held-out classes for choosing thresholds; never tested")
+    keep_per_parent: int = key(2, "for mode=taxonomy: ID classes that a parent keeps")
+    val_ood_fraction: float = key(0.1, "share of the held-out classes for choosing thresholds; never tested")
     mixoe_compat: bool = key(
         False, "MixOE's own draw: legacy RandomState over the label table; needs n_id, n_ood"
     )
@@ -92,16 +86,20 @@ class Holdout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class Intake:
+    min_side: int = key(16, "px; smaller images are left out, counted")
+    svg_side: int = key(96, "px at which drawings are rendered")
+    quality: int = key(95, "of JPEG, for images that must be encoded again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
     test_fraction: float = key(0.2, "of each class, where the source has no test split of its own")
     val_fraction: float = key(0.1, "of each ID class's training images")
     ood_images: Literal["auto", "test", "all"] = key(
         "auto",
         "of a held-out class: its test images, or all; auto: all where test images are drawn at random",
     )
-    min_side: int = key(16, "px; smaller images are left out, counted")
-    svg_side: int = key(96, "px at which drawings are rendered")
-    quality: int = key(95, "of JPEG, for images that must be encoded again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +150,11 @@ class Config:
     options: tuple[str, ...] = key((), "its reader's options, as name=value")
     seeds: tuple[int, ...] = key((0, 1, 2), "the first is published as splits, the others as lists of keys")
     holdout: Holdout = field(default_factory=Holdout)
-    images: Images = field(default_factory=Images)
+    attributes: str = key(
+        "", "for mode=attributes: the column of attribute vectors; empty: the encoder's features"
+    )
+    intake: Intake = field(default_factory=Intake)
+    split: Split = field(default_factory=Split)
     coarse: Other = field(default_factory=Other)
     outliers: Other = field(default_factory=Other)
     leaks: Leaks = field(default_factory=Leaks)
@@ -167,107 +169,91 @@ class Config:
 
 def recipe(config: Config) -> Recipe:
     # Images, each decoded once, mended where readers would disagree, hashed; features from the embedded encoder.
-    main = load(config.catalog)
+    main, leaks, held = load(config.catalog), config.leaks, config.holdout
     found = catalogs(*uses(config))
     format = found.reduce(common_format())
-    images = found.map(
-        intake(
-            format=format,
-            quality=config.images.quality,
-            svg_side=config.images.svg_side,
-            min_side=config.images.min_side,
-        )
-    )
+    images = found.map(intake(format=format, **as_dict(config.intake)))
     features = images.annotate(embed(encoder=config.encoder))
     small = images.annotate(shrink(side=max(64, config.train.size)))
 
     # What must not be on two sides: near-duplicates, and outliers that are or lie under a class of ours.
-    leaks, alike = config.leaks, embed_sim(config, main)
-    duplicates = images.reduce(
-        near_duplicates(phash_bits=leaks.phash_bits, flip=leaks.flip, embed_sim=alike, features=features.rows)
-    )
+    alike: dict[str, Any] = {
+        "phash_bits": leaks.phash_bits,
+        "flip": leaks.flip,
+        "embed_sim": embed_sim(config, main),
+    }
+    duplicates = images.reduce(near_duplicates(features=features.rows, **alike))
     classes = images.reduce(class_table())
     leaky = images.reduce(leaky_outliers(classes=classes, wordnet=leaks.wordnet))
-    vectors = images.rows if config.holdout.attributes else features.rows
-    attributes = images.reduce(class_features(features=vectors, name=config.holdout.attributes or "features"))
 
-    # One hold-out and one split a seed.
-    held = config.holdout
-    holdouts = [
-        images.reduce(
-            hold_out(
-                seed=seed,
-                classes=classes,
-                mode=held.mode,
-                fraction=held.fraction,
-                n_id=held.n_id,
-                n_ood=held.n_ood,
-                held_out=held.classes,
-                shares=dict(zip(TIERS, held.shares, strict=True)),
-                min_images_per_class=held.min_images_per_class,
-                val_ood_fraction=held.val_ood,
-                mixoe_compat=held.mixoe_compat,
-                label_base=held.label_base,
-                label_count=held.label_count,
-            )
-        )
-        for seed in config.seeds
-    ]
+    # One hold-out and one split a seed; tiers by the taxonomy, or by attribute vectors.
+    vectors = images.rows if config.attributes else features.rows
+    attributes = images.reduce(class_features(features=vectors, name=config.attributes or "features"))
+    tiers = "attributes" if held.mode == "attributes" else "taxonomy"
+    drawn = as_dict(held) | {"shares": dict(zip(TIERS, held.shares, strict=True))}
+    holdouts = [images.reduce(hold_out(seed=seed, classes=classes, **drawn)) for seed in config.seeds]
     splits = [
         images.reduce(
             split(
                 seed=seed,
-                classes=classes,
+                classes=roles,
                 duplicates=duplicates,
                 leaky=leaky if leaks.on_leak == "drop" else None,
                 features=features.rows,
                 attributes=attributes,
-                tiers="attributes" if held.mode == "attributes" else "taxonomy",
+                tiers=tiers,
                 test_where=main.test or None,
-                test_fraction=config.images.test_fraction,
-                val_fraction=config.images.val_fraction,
-                ood_images=config.images.ood_images,
                 on_leak=leaks.on_leak,
                 max_sim_to_test=leaks.max_sim_to_test,
+                **as_dict(config.split),
             )
         )
-        for seed, classes in zip(config.seeds, holdouts, strict=True)
+        for seed, roles in zip(config.seeds, holdouts, strict=True)
     ]
+    seeded = list(zip(config.seeds, splits, strict=True))
     published = images.annotate(assign(splits=splits)).repartition(by="publish", per_shard=config.per_shard)
-    loops = [
-        small.reduce(reference_loop(split=table, seed=seed, options=loop_options(config)))
-        for seed, table in zip(config.seeds, splits, strict=True)
-        if config.validate == "train"
-    ]
-    probed = [
-        features.reduce(probes(split=table, seed=seed, bootstrap=config.train.bootstrap))
-        for seed, table in zip(config.seeds, splits, strict=True)
-        if config.validate != "none"
-    ]
-    findings = [
+
+    # Validation: a small network from nothing with each method, and probes on the encoder's features.
+    trained, probed_too = config.validate == "train", config.validate != "none"
+    options = as_dict(config.train)
+    loops = [small.reduce(reference_loop(split=t, seed=s, options=options)) for s, t in seeded if trained]
+    samples = config.train.bootstrap
+    probed = [features.reduce(probes(split=t, seed=s, bootstrap=samples)) for s, t in seeded if probed_too]
+
+    # Fourteen claims, each measured anew.
+    checks = [
         check
-        for seed, table in zip(config.seeds, splits, strict=True)
-        for check in claims(images, features, table, seed, config, alike=alike)
-    ]
-    findings += [
-        images.reduce(check_null_control(results=small.reduce(null_rows(loop=loop)), seed=seed))
-        for seed, loop in zip(config.seeds, loops, strict=False)
-    ]
-    findings.append(images.reduce(check_seed_diversity(splits=splits, seeds=config.seeds)))
-    page = small.reduce(
-        fg_ood_page(
-            seeds=config.seeds,
-            splits=splits,
-            duplicates=duplicates,
-            findings=findings,
-            loops=loops,
-            probed=probed,
-            words=changed(config),
-            title=f"{main.title}: fine-grained OOD splits",
+        for seed, table in seeded
+        for check in split_checks(
+            images,
+            features,
+            table,
+            seed=seed,
+            alike=alike,
+            tiers=tiers,
+            max_sim_to_test=leaks.max_sim_to_test,
+            wordnet=leaks.wordnet,
+            labels=declared(held),
+            pretrained=pretrained_labels(config.encoder),
         )
+    ]
+    checks += seed_checks(images, seeds=config.seeds, splits=splits, loops=loops)
+
+    title = f"{main.title}: fine-grained OOD splits"
+    page = fg_ood_page(
+        seeds=config.seeds,
+        splits=splits,
+        duplicates=duplicates,
+        findings=checks,
+        loops=loops,
+        probed=probed,
+        words=changed(config),
+        title=title,
     )
-    summary = images.reduce(class_summary(split=splits[0], classes=holdouts[0]))
-    files: dict[str, Ref[Any]] = {"report/index.html": page, "metadata/classes.parquet": summary}
+    files: dict[str, Ref[Any]] = {
+        "report/index.html": images.reduce(page),
+        "metadata/classes.parquet": images.reduce(class_summary(split=splits[0], classes=holdouts[0])),
+    }
     if probed:
         files["report/validation.parquet"] = images.reduce(validation_table(loops=loops, probed=probed))
     return Recipe(
@@ -279,50 +265,15 @@ def recipe(config: Config) -> Recipe:
             json=JSON,
             metadata=METADATA,
             arrow=config.arrow,
-            title=f"{main.title}: fine-grained OOD splits",
+            title=title,
             description=DESCRIPTION,
             split_notes=SPLITS,
             keywords=("out-of-distribution detection", "fine-grained", "open-set recognition"),
         ),
-        checks=findings,
-        lists={
-            f"seed{seed}": images.reduce(selection(split=table))
-            for seed, table in list(zip(config.seeds, splits, strict=True))[1:]
-        },
+        checks=checks,
+        lists={f"seed{seed}": images.reduce(selection(split=table)) for seed, table in seeded[1:]},
         files=files,
     )
-
-
-def claims(
-    images: Step, features: Step, table: Ref[Any], seed: int, config: Config, *, alike: float | None
-) -> list[Ref[Any]]:
-    """The checks of one seed's split, each made anew from the rows."""
-    leaks, rows = config.leaks, features.rows
-    tiers = "attributes" if config.holdout.mode == "attributes" else "taxonomy"
-    stages = [
-        check_class_disjoint(split=table, seed=seed),
-        check_label_table(split=table, seed=seed, **declared(config)),
-        check_identity_group(split=table, seed=seed),
-        check_image_disjoint(split=table, seed=seed),
-        check_near_dup(
-            split=table,
-            seed=seed,
-            phash_bits=leaks.phash_bits,
-            flip=leaks.flip,
-            embed_sim=alike,
-            features=rows,
-        ),
-        check_outlier_taxonomy(split=table, seed=seed, wordnet=leaks.wordnet),
-        check_tax_distance(split=table, seed=seed, tiers=tiers),
-        check_tier_sanity(split=table, seed=seed, features=rows),
-        check_shortcut(split=table, seed=seed),
-        check_power(split=table, seed=seed),
-        check_pretrain_overlap(split=table, seed=seed, pretrained=pretrained_labels(config.encoder)),
-    ]
-    if leaks.max_sim_to_test is not None:
-        limit = leaks.max_sim_to_test
-        stages.append(check_outlier_similarity(split=table, seed=seed, features=rows, max_sim_to_test=limit))
-    return [images.reduce(stage) for stage in stages]
 
 
 def embed_sim(config: Config, main: Catalog) -> float | None:
@@ -333,17 +284,11 @@ def embed_sim(config: Config, main: Catalog) -> float | None:
     return main.duplicates.get("embed_sim", 0.9) if given is None else given or None
 
 
-def declared(config: Config) -> dict[str, Any]:
+def declared(held: Holdout) -> dict[str, int]:
     """The label table that the source declares, where it does."""
-    held = config.holdout
     return (
         {} if held.label_count is None else {"label_base": held.label_base, "label_count": held.label_count}
     )
-
-
-def loop_options(config: Config) -> dict[str, Any]:
-    """The keys of `train.` are those of the loop."""
-    return as_dict(config.train)
 
 
 def uses(config: Config) -> list[CatalogUse]:

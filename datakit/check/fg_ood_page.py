@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from datakit.check.null_control import null_bound
 from datakit.check.report_data import (
     AccuracyRow,
     CatalogRow,
@@ -29,7 +30,6 @@ from datakit.check.report_data import (
     TierRow,
     Validation,
 )
-from datakit.check.validate import fixed_lists
 from datakit.stage import Ref, Rows, reduce
 
 PICTURES_A_CLASS = 6
@@ -65,7 +65,7 @@ def fg_ood_page(
     words: Mapping[str, Any],
     title: str,
 ) -> str:
-    """The page as HTML. rows: with `pixels`; splits: one table a seed, the first is what is published."""
+    """The page as HTML. splits: one table a seed, the first is what is published."""
     from datakit.check.report import render_report
 
     first, table = splits[0].value, rows.table()
@@ -97,25 +97,24 @@ def fg_ood_page(
 
 
 class _Album:
-    """Pictures used on the page, each once, from the rows' pixels."""
+    """Pictures used on the page, each once, by row."""
 
     def __init__(self, rows: Rows, split: pa.Table) -> None:
-        pixels_ND = fixed_lists(rows.table(["pixels"])["pixels"])
-        side = round((pixels_ND.shape[1] // 3) ** 0.5)
-        self.pixels_NHWC: NDArray[np.uint8] = pixels_ND.reshape(-1, side, side, 3)
+        self.rows = rows
         self.keys = split["key"].to_pylist()
         self.names = split["class_name"].to_pylist()
         self.row_of = {key: row for row, key in enumerate(self.keys)}
-        self.pictures: list[Picture] = []
         self.places: dict[int, int] = {}
+
+    @property
+    def pictures(self) -> Iterable[Picture]:
+        """In the order they were added."""
+        for row, image in zip(self.places, self.rows.images(list(self.places)), strict=True):
+            yield Picture(image=image, key=self.keys[row], caption=str(self.names[row] or ""))
 
     def add(self, row: int) -> int:
         """The picture's index on the page."""
-        if row not in self.places:
-            self.places[row] = len(self.pictures)
-            caption = str(self.names[row] or "")
-            self.pictures.append(Picture(image=self.pixels_NHWC[row], key=self.keys[row], caption=caption))
-        return self.places[row]
+        return self.places.setdefault(row, len(self.places))
 
     def spread(self, rows: Sequence[int], most: int) -> tuple[int, ...]:
         """At most `most` of these rows, evenly over them."""
@@ -248,7 +247,13 @@ def _validation(loops: Sequence[Mapping[str, Any]], probed: Sequence[Mapping[str
             for row in loop["accuracy"]
         ),
         null_control=tuple(
-            NullRow(seed=row["seed"], method=row["method"], detector=row["detector"], auroc=row["auroc"])
+            NullRow(
+                seed=row["seed"],
+                method=row["method"],
+                detector=row["detector"],
+                auroc=row["auroc"],
+                limit=null_bound(row),
+            )
             for loop in loops
             for row in loop["null_control"]
         ),

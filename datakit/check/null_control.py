@@ -28,7 +28,7 @@ def check_null_control(
     not run controls nothing.
     """
     found = results.value["null_control"] if isinstance(results.value, Mapping) else results.value
-    bounds = [max(limit, SIGMAS * _standard_error(row)) for row in found]
+    bounds = [null_bound(row, limit) for row in found]
     off = [abs(float(row["auroc"]) - 0.5) for row in found]
     bad = [
         {name: row[name] for name in ("method", "detector", "auroc")}
@@ -50,6 +50,11 @@ def check_null_control(
             seed=seed,
         ).to_json()
     ]
+
+
+def null_bound(row: Mapping[str, Any], limit: float = LIMIT) -> float:
+    """How far this row's AUROC may be from 0.5."""
+    return max(limit, SIGMAS * _standard_error(row))
 
 
 def _standard_error(row: Mapping[str, Any]) -> float:

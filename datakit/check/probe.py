@@ -66,6 +66,8 @@ def linear_probe(
     Deterministic: L-BFGS from zero, one thread. Equal accuracies take the stronger penalty.
     Raises ValueError on shapes that differ, NaN, or a gap in the labels.
     """
+    # both before threads are limited: only libraries already loaded are
+    from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
     _check(train_ND, labels, {**evaluate, "val": val_ND})
@@ -76,7 +78,10 @@ def linear_probe(
         scaler = StandardScaler().fit(train_ND.astype(np.float64))
         scaled = {name: scaler.transform(x_ND.astype(np.float64)) for name, x_ND in evaluate.items()}
         x_ND, x_val_ND = (scaler.transform(x_ND.astype(np.float64)) for x_ND in (train_ND, val_ND))
-        fits = [_fit_logistic(x_ND, labels, x_val_ND, val_labels, strength) for strength in sorted(strengths)]
+        fits = [
+            _fit_logistic(LogisticRegression, (x_ND, labels), (x_val_ND, val_labels), strength)
+            for strength in sorted(strengths)
+        ]
         best = max(fits, key=lambda fit: fit.val_accuracy)  # the first of equals
         logits = {name: _logits(best.model, x_ND) for name, x_ND in scaled.items()}
     return ProbeResult(
@@ -177,19 +182,18 @@ class _Fit:
 
 
 def _fit_logistic(
-    x_ND: Scores, labels: Labels, x_val_ND: Scores, val_labels: Labels, strength: float
+    kind: Any, train: tuple[Scores, Labels], val: tuple[Scores, Labels], strength: float
 ) -> _Fit:
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, max_iter=MAX_STEPS, tol=1e-3)
+    model = kind(C=strength, max_iter=MAX_STEPS, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told by `converged` instead
-        model.fit(x_ND, labels)
+        model.fit(*train)
     return _Fit(
         strength=strength,
         model=model,
-        val_accuracy=float(np.mean(model.predict(x_val_ND) == val_labels)),
+        val_accuracy=float(np.mean(model.predict(val[0]) == val[1])),
         converged=int(model.n_iter_.max()) < MAX_STEPS,
     )
 

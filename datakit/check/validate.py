@@ -149,9 +149,3 @@ def validation_table(
 ) -> pa.Table:
     """Every metric row of the loops and probes, one table: what the report's figures come from."""
     return pa.Table.from_pylist([row for ref in (*loops, *probed) for row in ref.value["rows"]])
-
-
-@reduce(version=1)
-def null_rows(rows: Rows, *, loop: Ref[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The null control of a reference loop: ID val against ID test, a row a method and detector."""
-    return list(loop.value["null_control"])

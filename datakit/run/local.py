@@ -48,7 +48,6 @@ class Scheduler:
     complete: set[str] = field(default_factory=set)
     left: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    started: dict[str, float] = field(default_factory=dict)
 
     def ready(self) -> list[Job]:
         """Jobs of every step that has just become possible; steps already on disk become complete."""
@@ -68,7 +67,6 @@ class Scheduler:
 
     def _open(self, fingerprint: str, step: Step) -> list[Job]:
         missing = self.steps.missing(step)
-        self.started[fingerprint] = time.monotonic()
         if not missing:
             self._finish(fingerprint, step, reused=True)
             return []
@@ -139,7 +137,7 @@ class Scheduler:
             samples=sum(manifest.samples for manifest in manifests),
             dropped=dict(dropped),
             failed=dict(failed),
-            seconds=time.monotonic() - self.started[fingerprint],
+            seconds=sum(manifest.seconds for manifest in manifests),
             reused=reused,
         )
 

@@ -45,7 +45,7 @@ def pad(images_NHWC: Images) -> Padded:
 
 def to_tensor(images_NHWC: Images, device: torch.device) -> Tensor:
     """uint8 (N, H, W, 3) to float (N, 3, H, W) in [0, 1], in channels_last memory as the images already lie."""
-    image_NHWC = torch.from_numpy(images_NHWC).to(device)
+    image_NHWC = torch.tensor(images_NHWC).to(device)  # a copy: images may lie in read-only memory
     return image_NHWC.permute(0, 3, 1, 2).to(torch.float32) / 255
 
 
@@ -83,7 +83,7 @@ def batch(
 
 
 def _resize_chunk(images_NHWC: Images, size: int) -> Images:
-    image_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).float()
+    image_NCHW = torch.tensor(images_NHWC).permute(0, 3, 1, 2).float()
     small_NCHW = F.interpolate(image_NCHW, size=(size, size), mode="bilinear", antialias=True)
     small_NHWC = small_NCHW.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     return np.asarray(small_NHWC.numpy())

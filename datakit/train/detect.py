@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import sklearn.neighbors  # noqa: F401  # before threads are limited: only libraries already loaded are
 import torch
 from pytorch_ood.detector import GEN, KNN, ODIN, RMD, EnergyBased, Mahalanobis, MaxLogit, MaxSoftmax, ViM
 from torch import Tensor, nn

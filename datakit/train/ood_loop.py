@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datakit.errors import MissingExtra
+from datakit.errors import ConfigError, MissingExtra
 from datakit.train.data import LoopData, Split
 from datakit.train.options import OUTLIER_METHODS, LoopOptions
 from datakit.train.results import LoopResult, Row, Scored, aggregate, metric_row, null_row
@@ -24,11 +24,11 @@ __all__ = ["LoopData", "LoopOptions", "LoopResult", "Split", "aggregate", "run_l
 
 
 def run_loop(data: LoopData, options: LoopOptions, *, seed: int) -> LoopResult:
-    """Train, score and measure for one seed. Equal arguments give equal results, bit for bit on one machine's CPU:
+    """Train, score and measure for one seed, as `options` say. Equal arguments give equal results, bit for bit on one machine's CPU:
     one thread, whatever the machine has (run seeds in processes beside each other). Not run on a GPU.
 
-    Raises MissingExtra without torch, ConfigError for a device or backbone that is not there, EnvironmentProblem
-    for weights that cannot be fetched.
+    Raises MissingExtra without torch, ConfigError for a device or backbone that is not there or methods that all
+    need outliers where there are none, EnvironmentProblem for weights that cannot be fetched.
     """
     trials, settings, notes = _train_and_score(data, options, seed=seed)
     return LoopResult(
@@ -42,7 +42,7 @@ def run_loop(data: LoopData, options: LoopOptions, *, seed: int) -> LoopResult:
             for trial in trials
             for name, words in trial.parameters.items()
         ],
-        notes=notes + [note for trial in trials for note in trial.notes],
+        notes=notes + _fit_notes(trials),
         settings=settings,
         keys={name: list(split.keys) for name, split in _scored_splits(data).items()},
         scores={f"{t.method}/{name}": scores for t in trials for name, scores in t.scores.items()},
@@ -51,11 +51,13 @@ def run_loop(data: LoopData, options: LoopOptions, *, seed: int) -> LoopResult:
 
 
 def runnable(data: LoopData, options: LoopOptions) -> tuple[tuple[str, ...], list[str]]:
-    """The methods that the data allow, and a note where some are left out."""
+    """The methods that the data allow, and a note where some are left out.  Raises ConfigError if none is left."""
     left_out = tuple(m for m in options.methods if m in OUTLIER_METHODS and data.outliers is None)
     if not left_out:
         return options.methods, []
     kept = tuple(m for m in options.methods if m not in left_out)
+    if not kept:
+        raise ConfigError(f"{', '.join(left_out)} need outliers and there are none: add ce, or give outliers")
     return kept, [f"no outliers given: {', '.join(left_out)} not run"]
 
 
@@ -109,6 +111,16 @@ def _null_rows(trial: Trial, options: LoopOptions, seed: int) -> Iterator[Row]:
         who = Scored(seed=seed, method=trial.method, detector=detector)
         val, test = trial.scores[f"{detector}/val"], trial.scores[f"{detector}/test"]
         yield null_row(who, val, test, bootstrap=options.bootstrap)
+
+
+def _fit_notes(trials: list[Trial]) -> list[str]:
+    """Each note of a detector's fit once, with all it holds for."""
+    concerned: dict[str, list[str]] = {}
+    for trial in trials:
+        for detector, notes in trial.notes.items():
+            for note in notes:
+                concerned.setdefault(note, []).append(f"{trial.method}/{detector}")
+    return [f"{note} ({', '.join(names)})" for note, names in concerned.items()]
 
 
 def _accuracy_row(trial: Trial, data: LoopData, seed: int) -> Row:

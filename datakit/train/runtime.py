@@ -55,8 +55,9 @@ def reproducible() -> Iterator[None]:
     on how many workers share it.
     """
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    # cuBLAS reads it when it starts, and torch refuses deterministic products without it
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if torch.cuda.is_available():
+        # cuBLAS reads it when it starts, and torch refuses deterministic products without it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with threadpool_limits(1):
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(True)

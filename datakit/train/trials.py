@@ -15,7 +15,7 @@ from datakit.train.backbone import Classifier, build
 from datakit.train.classifier import Outputs, Plan, TrainingSet, fit, predict
 from datakit.train.data import LoopData
 from datakit.train.detect import Context, fit_detector
-from datakit.train.options import LoopOptions
+from datakit.train.options import OUTLIER_METHODS, LoopOptions
 from datakit.train.outlier_exposure import loss_for
 
 BASELINE = "ce"
@@ -28,7 +28,7 @@ class Trial:
     curve        epoch (from 1), loss, val_accuracy
     predictions  by split (train, val, test): label (N,)
     scores       by "DETECTOR/SPLIT" (val, test, ood/TIER): float64 (N,), higher = more in-distribution
-    parameters   by detector, in words
+    parameters   by detector, in words; `notes` by detector too
     """
 
     method: str
@@ -36,15 +36,16 @@ class Trial:
     predictions: dict[str, npt.NDArray[np.int64]]
     scores: dict[str, npt.NDArray[np.float64]]
     parameters: dict[str, str]
-    notes: list[str]
+    notes: dict[str, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Bench:
-    """What all trials of a run share; `images` are the splits' at the size trained on."""
+    """What all trials of a run share; `images` are the splits' at the size trained on, `labels` those of train."""
 
     data: LoopData
     images: dict[str, Images]
+    labels: npt.NDArray[np.int64]
     options: LoopOptions
     device: torch.device
     seed: int
@@ -59,7 +60,8 @@ def run_trials(
     no other figure.
     """
     images = {name: resize(split.images_NHWC, options.size) for name, split in data.splits().items()}
-    bench = _Bench(data=data, images=images, options=options, device=device, seed=seed)
+    labels = data.train.labels.astype(np.int64)  # a copy: torch wants int64 in memory it may write
+    bench = _Bench(data=data, images=images, labels=labels, options=options, device=device, seed=seed)
     plan = Plan(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -81,10 +83,10 @@ def run_trials(
 
 def _train(bench: _Bench, model: Classifier, method: str, plan: Plan) -> list[dict[str, float]]:
     """Train in place and give the curve."""
+    # methods without outliers do not draw them: their figures are the same whether there are any
+    outliers_NHWC = bench.images["outliers"] if method in OUTLIER_METHODS else None
     training = TrainingSet(
-        images_NHWC=bench.images["train"],
-        labels=bench.data.train.labels,
-        outliers_NHWC=bench.images.get("outliers"),
+        images_NHWC=bench.images["train"], labels=bench.labels, outliers_NHWC=outliers_NHWC
     )
     loss = loss_for(method, bench.data.n_classes, seed=bench.seed)
     curve: list[dict[str, float]] = []
@@ -107,7 +109,7 @@ def _scored(bench: _Bench, model: Classifier, method: str, curve: list[dict[str,
         model=model,
         device=bench.device,
         train=outputs["train"],
-        train_labels=bench.data.train.labels,
+        train_labels=bench.labels,
         val=outputs["val"] if tuning else None,
         val_ood=outputs["val_ood"] if tuning else None,
     )
@@ -122,9 +124,7 @@ def _scored(bench: _Bench, model: Classifier, method: str, curve: list[dict[str,
             for split in _judged(outputs)
         },
         parameters={name: detector.parameters for name, detector in detectors.items()},
-        notes=[
-            f"{method}, {name}: {note}" for name, detector in detectors.items() for note in detector.notes
-        ],
+        notes={name: detector.notes for name, detector in detectors.items()},
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
 
 from datakit.check.probe import ProbeResult, knn_probe, linear_probe, probe_rows
 from datakit.rng import rng_for

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from datakit.rng import rng_for
 from datakit.train.data import LoopData, Split
@@ -86,6 +87,12 @@ class ToyRun:
     def accuracy(self, method: str) -> float:
         (row,) = (row for row in self.result.accuracy if row["method"] == method)
         return float(row["test"])
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Two cores shared by several test runs: a second thread only waits."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -73,9 +73,10 @@ def test_scores_lie_beside_the_keys_they_belong_to(toy_run: Any) -> None:
 
 
 def same(one: LoopResult, other: LoopResult) -> bool:
-    arrays = [(one.scores, other.scores), (one.predictions, other.predictions)]
-    equal = all(a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a) for a, b in arrays)
-    return equal and one.as_json() == other.as_json()
+    def arrays(result: LoopResult) -> dict[str, list[float]]:
+        return {name: values.tolist() for name, values in {**result.scores, **result.predictions}.items()}
+
+    return arrays(one) == arrays(other) and one.as_json() == other.as_json()
 
 
 def test_two_runs_are_equal_bit_for_bit_whatever_the_threads(small_data: LoopData) -> None:
@@ -107,6 +108,23 @@ def test_without_outliers_their_methods_are_left_out_with_a_note(small_data: Loo
     result = run_loop(data, replace(QUICK, detectors=("msp",)), seed=0)
     assert {row["method"] for row in result.rows} == {"ce", "ce_control"}
     assert any("oe, mixoe_mixup, mixoe_cutmix not run" in note for note in result.notes)
+    with_them = run_loop(small_data, replace(QUICK, detectors=("msp",)), seed=0)
+    for name in ("ce/msp/test", "ce_control/msp/ood/near"):
+        assert np.array_equal(result.scores[name], with_them.scores[name]), (
+            "outliers touch only their methods"
+        )
+
+
+def test_only_outlier_methods_and_no_outliers_is_a_wrong_word(small_data: LoopData) -> None:
+    with pytest.raises(ConfigError, match="oe need outliers"):
+        run_loop(replace(small_data, outliers=None), replace(QUICK, methods=("oe",)), seed=0)
+
+
+def test_a_noisy_covariance_is_noted_once(small_data: LoopData) -> None:
+    options = replace(QUICK, methods=("ce", "ce_control"), detectors=("mahalanobis", "rmd"))
+    notes = [note for note in run_loop(small_data, options, seed=0).notes if "noisy" in note]
+    assert len(notes) == 1
+    assert "(ce/mahalanobis, ce/rmd, ce_control/mahalanobis, ce_control/rmd)" in notes[0]
 
 
 def test_ood_validation_chooses_parameters_and_is_not_scored(small_data: LoopData) -> None:
@@ -122,6 +140,17 @@ def test_ood_validation_chooses_parameters_and_is_not_scored(small_data: LoopDat
 def test_images_of_another_size_are_resized(small_data: LoopData) -> None:
     result = run_loop(small_data, replace(QUICK, size=24, methods=("ce",), detectors=("msp",)), seed=0)
     assert len(result.rows) == 2
+
+
+def test_arrays_may_be_read_only_and_labels_of_any_integer_type(small_data: LoopData) -> None:
+    options = replace(QUICK, methods=("ce",), detectors=("knn",))
+    train = small_data.train
+    images_NHWC = train.images_NHWC.copy()
+    images_NHWC.setflags(write=False)
+    labels: Any = train.labels.astype(np.int32)
+    labels.setflags(write=False)
+    frozen = replace(small_data, train=replace(train, images_NHWC=images_NHWC, labels=labels))
+    assert same(run_loop(frozen, options, seed=0), run_loop(small_data, options, seed=0))
 
 
 def test_a_missing_torch_is_said_in_one_line(small_data: LoopData, monkeypatch: pytest.MonkeyPatch) -> None:

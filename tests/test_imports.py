@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # library → (where it may be imported, where it may stand at the top of a file)
 ANYWHERE = ("datakit/", "recipes/")
-ARRAYS = tuple(f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train"))
+ARRAYS = tuple(
+    f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train")
+)
 REPORT, TRAIN, TIMM = "datakit/check/report", "datakit/train/", "datakit/models/timm_model.py"
 PICTURES = ("datakit/image.py", "datakit/stages/", "datakit/models/", REPORT)
 TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -26,7 +26,9 @@ from pathlib import Path
 def tree(root: Path) -> dict[str, str]:
     """path → sha256 of every published file."""
     files = [path for path in sorted(root.rglob("*")) if path.is_file() and ".datakit" not in path.parts]
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
 
 
 def command(words: list[str], out: Path) -> list[str]:
@@ -72,7 +74,9 @@ def campaign(words: list[str], kills: int, draw: random.Random, scratch: Path) -
         parts = list(out.rglob("*.part-*"))
         equal = tree(out) == wanted
         same = same and equal and not parts
-        print(f"round {rounds}: {'equal' if equal else 'DIFFERENT'}, {len(parts)} .part files left", flush=True)
+        print(
+            f"round {rounds}: {'equal' if equal else 'DIFFERENT'}, {len(parts)} .part files left", flush=True
+        )
         shutil.rmtree(out)
     return same
 

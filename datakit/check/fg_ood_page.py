@@ -31,6 +31,7 @@ from datakit.check.report_data import (
     Validation,
 )
 from datakit.stage import Ref, Rows, reduce
+from datakit.stages.assign import published
 
 PICTURES_A_CLASS = 6
 PICTURES_A_TIER = 24
@@ -69,6 +70,9 @@ def fg_ood_page(
     from datakit.check.report import render_report
 
     first, table = splits[0].value, rows.table()
+    lists = pa.table(
+        {"publish": published([split.value for split in splits]), "class_name": first["class_name"]}
+    )
     album = _Album(rows, first)
     data = ReportData(
         title=title,
@@ -76,14 +80,14 @@ def fg_ood_page(
         command=_command(words),
         recipe="fg_ood",
         seeds=tuple(seeds),
-        splits=tuple(_splits(first, table)),
+        splits=tuple(_splits(lists, table)),
         tiers=tuple(_tiers(first, album)),
         classes=tuple(_classes(first, table, album)),
         duplicates=tuple(_duplicates(first, duplicates.value, album)),
         duplicate_pairs=duplicates.value.num_rows,
         findings=tuple(finding for ref in findings for finding in ref.value),
         validation=_validation([ref.value for ref in loops], [ref.value for ref in probed]),
-        outcomes=tuple(_outcomes(rows, first)),
+        outcomes=tuple(_outcomes(rows, first, lists["publish"])),
         conversions=Counter(change for changes in table["changes"].to_pylist() for change in changes),
         catalogs=tuple(_catalogs(rows)),
         licences=tuple(_licences(table)),
@@ -305,14 +309,16 @@ def _scores(loop: Mapping[str, Any]) -> Iterable[ScoreRow]:
                 )
 
 
-def _outcomes(rows: Rows, split: pa.Table) -> Iterable[OutcomeRow]:
-    yield OutcomeRow(status="kept", count=len(rows))
+def _outcomes(rows: Rows, split: pa.Table, publish: pa.ChunkedArray) -> Iterable[OutcomeRow]:
+    """What came in: published, in no seed's split (with the first seed's reason), dropped, failed."""
     grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows.outcomes.to_pylist():
         grouped[row["outcome"], row["reason"]].append(row["name"])
-    for row, reason in enumerate(split["reason"].to_pylist()):
-        if reason is not None:
-            grouped["unused", reason].append(split["key"][row].as_py())
+    out = pc.is_null(publish).to_numpy()
+    for key, reason, left in zip(split["key"].to_pylist(), split["reason"].to_pylist(), out, strict=True):
+        if left:
+            grouped["dropped", reason or "unused"].append(key)
+    yield OutcomeRow(status="kept", count=int((~out).sum()))
     for (status, reason), names in sorted(grouped.items()):
         yield OutcomeRow(status=status, count=len(names), reason=reason, keys=tuple(names[:5]))
 

@@ -49,7 +49,7 @@ def _classes(data: ReportData) -> KeyNumber | None:
     held = sum(row.role in ("ood", "val_ood") for row in data.classes)
     if not ours + held:
         return None
-    return KeyNumber(label="ID classes", value=f"{ours:,}", note=f"and {held or 'none'} held out")
+    return KeyNumber(label="ID classes", value=f"{ours:,}", note=f"beside {held:,} OOD classes")
 
 
 def _seeds(data: ReportData) -> KeyNumber | None:

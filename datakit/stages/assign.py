@@ -11,7 +11,17 @@ import pyarrow.compute as pc
 from datakit.errors import StageError
 from datakit.stage import Ref, Rows, Sample, batch_stage, reduce
 
-COLUMNS = ("role", "tier", "publish", "label", "nearest_id_class", "tax_distance", "tax_ratio", "dup_group", "reason")
+COLUMNS = (
+    "role",
+    "tier",
+    "publish",
+    "label",
+    "nearest_id_class",
+    "tax_distance",
+    "tax_ratio",
+    "dup_group",
+    "reason",
+)
 RESERVE = "reserve"
 
 
@@ -23,17 +33,16 @@ def assign(samples: list[Sample], *, splits: Sequence[Ref[pa.Table]]) -> list[Sa
     where none does.
     """
     keys = pa.array([sample["__key__"] for sample in samples])
-    first, *others = [_rows_of(split.value, keys) for split in splits]
-    wanted = np.zeros(len(samples), dtype=bool)
-    for other in others:
-        wanted |= _used(other)
-    chosen = first.select(COLUMNS).to_pylist()
-    for row, used, elsewhere in zip(chosen, _used(first), wanted, strict=True):
-        if used or elsewhere:
-            row["reason"] = None
-        else:
-            row["publish"] = None
-    return [sample | row for sample, row in zip(samples, chosen, strict=True)]
+    tables = [_rows_of(split.value, keys) for split in splits]
+    chosen = tables[0].select(COLUMNS).set_column(COLUMNS.index("publish"), "publish", published(tables))
+    rows = [row | {"reason": None} if row["publish"] else row for row in chosen.to_pylist()]
+    return [sample | row for sample, row in zip(samples, rows, strict=True)]
+
+
+def published(splits: Sequence[pa.Table]) -> pa.Array:
+    """Of each row the list it is published in: the first split's; `reserve` if only a later one uses it; or null."""
+    wanted = np.logical_or.reduce([_used(split) for split in splits])
+    return pc.if_else(pa.array(wanted), splits[0]["publish"].combine_chunks(), pa.scalar(None, pa.string()))
 
 
 def _rows_of(split: pa.Table, keys: pa.Array) -> pa.Table:
@@ -54,7 +63,9 @@ def class_names(rows: Rows, *, split: Ref[pa.Table]) -> list[str]:
     table = split.value.filter(pc.greater_equal(split.value["label"], 0))
     pairs = table.group_by(["label", "class_name"]).aggregate([]).sort_by("label")
     if pairs["label"].to_pylist() != list(range(pairs.num_rows)):
-        raise StageError("the labels of the split are not 0 … K-1 with one class each; see the check label_table")
+        raise StageError(
+            "the labels of the split are not 0 … K-1 with one class each; see the check label_table"
+        )
     return list(pairs["class_name"].to_pylist())
 
 

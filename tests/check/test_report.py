@@ -430,7 +430,7 @@ def test_numbers_at_the_top_come_from_the_data() -> None:
     page = words(render_report(replace(report(), numbers=())))
     for wanted in (
         "40 in 4 splits",
-        "12 and 12 held out",
+        "12 beside 12 OOD classes",
         "2 0, 1",
         "0 of 2: 1 failed, 1 warning",
         "60.5 MSP on CE",

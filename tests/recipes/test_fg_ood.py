@@ -96,7 +96,14 @@ def test_taxonomy_mode_makes_tiers_of_growing_distance(
     build: Callable[..., Build], toy_folder: Callable[..., Path]
 ) -> None:
     shares = (0.25, 0.0, 0.75)
-    made = build(source=str(toy_folder()), mode="taxonomy", fraction=0.45, shares=shares, seeds=(0,), val_ood_fraction=0.0)
+    made = build(
+        source=str(toy_folder()),
+        mode="taxonomy",
+        fraction=0.45,
+        shares=shares,
+        seeds=(0,),
+        val_ood_fraction=0.0,
+    )
     names = set(made.splits)
     assert {"near_ood", "far_ood"} <= names
     table = pq.ParquetDataset(sorted((made.out / "metadata").glob("*_ood-*.parquet"))).read(

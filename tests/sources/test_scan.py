@@ -51,7 +51,15 @@ def test_every_name_has_a_key_by_the_grammar(name: str) -> None:
 
 
 def test_names_that_differ_only_in_case_dots_or_script_stay_apart() -> None:
-    names = ["Rose/1.jpg", "rose/1.jpg", "rose/1.JPG", "ros\u00e9/1.jpg", "rose.1.jpg", "rose 1.jpg", "rose-1.jpg"]
+    names = [
+        "Rose/1.jpg",
+        "rose/1.jpg",
+        "rose/1.JPG",
+        "ros\u00e9/1.jpg",
+        "rose.1.jpg",
+        "rose 1.jpg",
+        "rose-1.jpg",
+    ]
     assert len({key_of(name) for name in names}) == len(names)
     assert key_of("already-good_1") == "already-good_1"
 

@@ -70,7 +70,9 @@ def make(
     classes = class_table()(rows)
     roles = hold_out(**{"seed": seed, "classes": Ref.of(classes), **(held or {})})(rows)
     pairs = near_duplicates()(rows) if duplicates is None else duplicates
-    made = split(seed=seed, classes=Ref.of(roles), duplicates=Ref.of(pairs), **{"ood_images": "test", **options})(rows)
+    made = split(
+        seed=seed, classes=Ref.of(roles), duplicates=Ref.of(pairs), **{"ood_images": "test", **options}
+    )(rows)
     assert made["key"].to_pylist() == [sample["__key__"] for sample in samples]
     return [sample | row for sample, row in zip(samples, made.to_pylist(), strict=True)]
 

@@ -114,12 +114,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_orphans(folder: Path) -> int:
-    """Delete `.part-<pid>` files whose writer is dead; how many."""
+def remove_orphans(folder: Path, *, ours: bool) -> int:
+    """Delete `.part-<pid>` files that nobody goes on writing; how many.
+
+    ours: nobody else writes here (the caller holds the lock); else only those of dead writers.
+    """
     removed = 0
     for part in folder.rglob("*.part-*"):
         pid = part.name.rpartition(".part-")[2].split("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        if ours or (pid.isdigit() and not _alive(int(pid))):
             part.unlink(missing_ok=True)
             removed += 1
     return removed
@@ -132,4 +135,7 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
+    # A killed process that nobody waited for still answers; it writes no more.
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True

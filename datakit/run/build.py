@@ -112,7 +112,7 @@ def run_build(asked: Request, sink: Sink) -> Build:
 
 
 def _build(asked: Request, sink: Sink) -> Build:
-    remove_orphans(asked.root)
+    remove_orphans(asked.root, ours=not asked.run.cache)
     template = job_template(asked, scan_catalogs(asked, sink))
     steps = open_steps(template.recipe, template.words, template.listings, template.root)
     refuse_stale(steps, asked.run)

@@ -24,7 +24,7 @@ __all__ = ["LoopData", "LoopOptions", "LoopResult", "Split", "aggregate", "run_l
 
 
 def run_loop(data: LoopData, options: LoopOptions, *, seed: int) -> LoopResult:
-    """Train, score and measure for one seed, as `options` say. Equal arguments give equal results, bit for bit on one machine's CPU:
+    """Train, score and measure for one seed. Equal arguments give equal results, bit for bit on one machine's CPU:
     one thread, whatever the machine has (run seeds in processes beside each other). Not run on a GPU.
 
     Raises MissingExtra without torch, ConfigError for a device or backbone that is not there or methods that all

@@ -66,7 +66,7 @@ def linear_probe(
     Deterministic: L-BFGS from zero, one thread. Equal accuracies take the stronger penalty.
     Raises ValueError on shapes that differ, NaN, or a gap in the labels.
     """
-    # both before threads are limited: only libraries already loaded are
+    # before threads are limited: only libraries already loaded are
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -76,27 +76,16 @@ def linear_probe(
     # one thread: BLAS splits its sums by the number of threads, and the last bits follow
     with threadpool_limits(1):
         scaler = StandardScaler().fit(train_ND.astype(np.float64))
-        scaled = {name: scaler.transform(x_ND.astype(np.float64)) for name, x_ND in evaluate.items()}
-        x_ND, x_val_ND = (scaler.transform(x_ND.astype(np.float64)) for x_ND in (train_ND, val_ND))
+        train, val, *others = (
+            scaler.transform(x_ND.astype(np.float64)) for x_ND in (train_ND, val_ND, *evaluate.values())
+        )
         fits = [
-            _fit_logistic(LogisticRegression, (x_ND, labels), (x_val_ND, val_labels), strength)
+            _fit_logistic(LogisticRegression, (train, labels), (val, val_labels), strength)
             for strength in sorted(strengths)
         ]
         best = max(fits, key=lambda fit: fit.val_accuracy)  # the first of equals
-        logits = {name: _logits(best.model, x_ND) for name, x_ND in scaled.items()}
-    return ProbeResult(
-        probe="linear",
-        parameter=f"C={best.strength:g}",
-        val_accuracy=best.val_accuracy,
-        predictions={name: logit_NK.argmax(axis=1) for name, logit_NK in logits.items()},
-        logits=logits,
-        scores=_logit_scores(logits),
-        notes=[
-            f"linear probe, C={fit.strength:g}: not converged after {MAX_STEPS} steps"
-            for fit in fits
-            if not fit.converged
-        ],
-    )
+        logits = {name: _logits(best.model, x_ND) for name, x_ND in zip(evaluate, others, strict=True)}
+    return _linear_result(best, fits, logits)
 
 
 def knn_probe(
@@ -179,6 +168,19 @@ class _Fit:
     model: Any  # sklearn's, untyped
     val_accuracy: float
     converged: bool
+
+
+def _linear_result(best: _Fit, fits: Sequence[_Fit], logits: dict[str, Scores]) -> ProbeResult:
+    unfinished = [fit.strength for fit in fits if not fit.converged]
+    return ProbeResult(
+        probe="linear",
+        parameter=f"C={best.strength:g}",
+        val_accuracy=best.val_accuracy,
+        predictions={name: logit_NK.argmax(axis=1) for name, logit_NK in logits.items()},
+        logits=logits,
+        scores=_logit_scores(logits),
+        notes=[f"linear probe, C={c:g}: not converged after {MAX_STEPS} steps" for c in unfinished],
+    )
 
 
 def _fit_logistic(

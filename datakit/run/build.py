@@ -17,7 +17,8 @@ from datakit.errors import ConfigError, EnvironmentProblem, GateError
 from datakit.find import recipe_module
 from datakit.manifest import read_manifest, remove_orphans, write_bytes
 from datakit.recipe import CatalogUse, Recipe, Step
-from datakit.run.local import open_pool, run_steps
+from datakit.run.local import run_steps
+from datakit.run.pool import open_pool
 from datakit.run.progress import Log, Mode, Sink, make_sink
 from datakit.run.publish import publication, publish, result_files
 from datakit.run.worker import Job, open_steps

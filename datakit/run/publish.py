@@ -21,7 +21,7 @@ from datakit.errors import StoreError
 from datakit.image import EXTENSIONS
 from datakit.manifest import Manifest, write_json
 from datakit.recipe import Recipe, Step
-from datakit.run.local import Pool, drain
+from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
 from datakit.run.worker import Job, open_steps, versions
 from datakit.store.layout import Layout, Licence, ShardEntry, ShardPlan, StoreInfo

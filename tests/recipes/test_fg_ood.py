@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -30,7 +31,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def build(cache: str, tmp_path: Path) -> Callable[..., Build]:
     def run(out: str = "out", **words: Any) -> Build:
-        run = {"inline": True, "cache": cache}
+        run = {"inline": True, "cache": cache} | words.pop("run", {})
         return datakit.build("fg_ood", out=tmp_path / out, progress="quiet", run=run, **FOLDER | words)
 
     return run
@@ -205,6 +206,80 @@ def test_an_identity_group_is_held_out_whole(
     for seed in range(4):
         made = build(f"out{seed}", **words, fraction=0.4, seeds=(seed,))
         assert len({"disc", "bar"} & classes(made, "train")) in (0, 2)
+
+
+def labelled(folder: Path, **columns: Callable[[Path], Any]) -> dict[str, Any]:
+    """Words for a table with 0-based labels in the order of the class names."""
+    names = sorted(path.name for path in folder.glob("*/*"))
+    table = as_csv(folder, label=lambda path: names.index(path.parent.name), **columns)
+    return {"catalog": "csv", "source": str(table), "options": ("taxonomy=family",), "seeds": (1,)}
+
+
+def test_mixoe_compat_draws_the_class_sets_of_mixoes_rule(
+    build: Callable[..., Build], toy_folder: Callable[..., Path]
+) -> None:
+    folder = toy_folder()
+    names = sorted(path.name for path in folder.glob("*/*"))
+    drawn = np.random.RandomState(1).choice(range(9), 6, replace=False)
+    made = build(**labelled(folder), mixoe_compat=True, n_id=6, n_ood=3, label_count=9)
+    assert classes(made, "train") == {names[index] for index in drawn}
+
+
+def test_an_identity_group_that_mixoes_rule_tears_stops_the_build(
+    build: Callable[..., Build], toy_folder: Callable[..., Path]
+) -> None:
+    folder = toy_folder()
+    names = sorted(path.name for path in folder.glob("*/*"))
+    known = [names[index] for index in np.random.RandomState(1).choice(range(9), 6, replace=False)]
+    torn = (known[0], next(name for name in names if name not in known))
+    words = labelled(folder, identity_group=lambda path: "one thing" if path.parent.name in torn else "")
+    with pytest.raises(GateError) as caught:
+        build(**words, mixoe_compat=True, n_id=6, n_ood=3, label_count=9)
+    assert failed(caught) == {"identity_group"} and GateError.exit_code == 3
+
+
+def test_attribute_vectors_make_three_tiers(
+    build: Callable[..., Build], toy_folder: Callable[..., Path]
+) -> None:
+    made = build(source=str(toy_folder()), mode="attributes", fraction=0.45, val_ood_fraction=0.0, seeds=(0,))
+    assert {"near_ood", "mid_ood", "far_ood"} <= set(made.splits)
+
+
+def oddities(folder: Path) -> None:
+    """One of everything that is found in the wild, among good pictures."""
+    folder.joinpath("empty.jpg").write_bytes(b"")
+    folder.joinpath("page.jpg").write_text("<!DOCTYPE html><title>404</title>")
+    with Image.open(folder / "00.jpg") as picture:
+        half = folder / "half.jpg"
+        picture.resize((400, 400)).save(half, quality=95)
+        half.write_bytes(half.read_bytes()[:4000])
+        picture.convert("CMYK").save(folder / "print.jpg")
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture.save(folder / "phone.jpg", exif=exif)
+        picture.save(folder / "moving.gif", save_all=True, append_images=[picture.rotate(90)])
+        Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 256).save(folder / "deep.png")
+        picture.resize((8, 8)).save(folder / "tiny.jpg")
+    folder.joinpath("notes.txt").write_text("not mine to delete")
+
+
+def test_every_oddity_is_mended_or_refused_and_counted_in_the_report(
+    build: Callable[..., Build], toy_folder: Callable[..., Path]
+) -> None:
+    source = toy_folder()
+    oddities(source / "spiky" / "star")
+    made = build(source=str(source), seeds=(0,), embed_sim=0, run={"inline": True, "max_failed": 0.1})
+    counts = json.loads((made.out / "provenance.json").read_bytes())["outcomes"]
+    assert counts["failed"] == {"empty": 1, "not_an_image": 1, "truncated": 1}
+    assert counts["dropped"]["too_small"] == 1 and counts["dropped"]["not_an_image_file"] == 1
+    tables = sorted((made.out / "metadata").glob("*-of-*.parquet"))
+    changes = [
+        change for row in pq.ParquetDataset(tables).read(["changes"])["changes"].to_pylist() for change in row
+    ]
+    assert {"cmyk", "exif_rotated", "animated", "gif->jpg", "16bit", "png->jpg"} <= set(changes)
+    page = made.report.read_text()
+    for word in ("empty", "not_an_image", "truncated", "exif_rotated", "half.jpg"):
+        assert word in page
 
 
 def test_a_class_with_one_image_unicode_names_and_spaces_are_handled(

@@ -26,6 +26,7 @@ class Scheduler:
     waiting: deque[tuple[str, Step]] = field(default_factory=deque)
     complete: set[str] = field(default_factory=set)
     left: dict[str, int] = field(default_factory=dict)
+    expected: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def ready(self) -> list[Job]:
@@ -50,7 +51,8 @@ class Scheduler:
             self._finish(fingerprint, step, reused=True)
             return []
         self.left[fingerprint] = len(missing)
-        self.sink.event("start", step=fingerprint, name=step.name, total=self._expected(step))
+        self.expected[fingerprint] = self._expected(step)
+        self.sink.event("start", step=fingerprint, name=step.name, total=self.expected[fingerprint])
         return [replace(self.template, step=fingerprint, shard=shard) for shard in missing]
 
     def _expected(self, step: Step) -> int:
@@ -81,7 +83,7 @@ class Scheduler:
 
     def _check(self, fingerprint: str, step: Step) -> None:
         # A source does not know how many it will give: judged when all its shards are there.
-        inputs = self._expected(step) or self._given(step)
+        inputs = self.expected.get(fingerprint) or self._expected(step) or self._given(step)
         if inputs and self.failed[fingerprint] > self.options.max_failed * inputs:
             raise FailureLimit(_too_many(self.steps, step, self.failed[fingerprint], inputs, self.options))
 

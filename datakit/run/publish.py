@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
 from datakit.run.worker import Job, open_steps, versions
 from datakit.store.layout import Layout, Licence, ShardEntry, ShardPlan, StoreInfo
+from datakit.store.rows import StepRows
 from datakit.store.steps import Steps, outcome_counts
 from datakit.store.tree import finish_tree, still_there, write_shard
 
@@ -62,7 +64,7 @@ def layout_of(steps: Steps) -> Layout:
     store = steps.plan.recipe.store
     names = steps.load(store.class_names.step) if store.class_names and store.class_names.step else []
     image = steps.load(store.image_format.step) if store.image_format.step else store.image_format.value
-    schema = _schema(steps, store.step)
+    schema = steps.rows(store.step).schema
     # Catalogs differ in what they know of an image; a column that none has is not published.
     there = {column.name for column in schema if column.type != pa.null()}
     return Layout(
@@ -79,10 +81,8 @@ def layout_of(steps: Steps) -> Layout:
 def run_publish(job: Job) -> Manifest:
     """In a worker: write one shard of the tree; its entry is noted last."""
     steps = open_steps(job.recipe, job.words, job.listings, job.root)
-    step = steps.plan.recipe.store.step
-    split, index, of, samples = steps.groups(step)[job.shard]
-    rows = steps.rows(step)
-    layout = layout_of(steps)
+    split, index, of, samples = steps.groups(steps.plan.recipe.store.step)[job.shard]
+    rows, layout = _published_rows(steps)
     table = rows.shard(job.shard)
     images = [rows.roots.blob(place) for place in table.column("image").to_pylist()]
     entry = write_shard(
@@ -91,7 +91,7 @@ def run_publish(job: Job) -> Manifest:
         table.select([name for name in table.column_names if name != "image"]),
         images,
         layout=layout,
-        schema=_schema(steps, step),
+        schema=rows.schema,
     )
     write_json(_note(Path(job.out), job.step, job.shard), entry.to_json())
     return Manifest(
@@ -99,10 +99,10 @@ def run_publish(job: Job) -> Manifest:
     )
 
 
-def _schema(steps: Steps, step: Step) -> pa.Schema:
-    """The columns' types over all shards: one shard alone may hold nothing but nulls."""
-    rows = steps.rows(step)
-    return rows.table(rows.columns).schema
+@cache
+def _published_rows(steps: Steps) -> tuple[StepRows, Layout]:
+    """The rows of the store's step and its layout, read once a process and not once a shard."""
+    return steps.rows(steps.plan.recipe.store.step), layout_of(steps)
 
 
 def _note(out: Path, fingerprint: str, shard: int) -> Path:

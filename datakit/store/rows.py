@@ -6,7 +6,7 @@ catalog's folder or the folder of steps. So steps outlive a move of either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,12 +54,13 @@ class Roots:
 class StepRows:
     """Rows of a step, whole or one shard of it: its tables, and those of its annotations beside them.
 
-    `shards`: one table a shard, lazily read; `outcomes`: what left on the way here; `catalogs`: provenance.
+    `paths`: the tables of each shard, read when asked for; `left`: gives what left on the way here; `catalogs`:
+    provenance.
     """
 
     paths: Sequence[Sequence[Path]]
     roots: Roots
-    outcomes: pa.Table
+    left: Callable[[], pa.Table]
     slices: Sequence[tuple[int, int]] | None = None  # (offset, length) of a shard's first table
     catalogs: Sequence[Mapping[str, Any]] = ()
     _cache: dict[int, pa.Table] = field(default_factory=dict, repr=False)
@@ -77,6 +78,16 @@ class StepRows:
     def _all(self) -> pa.Table:
         tables = [self.shard(index) for index in range(len(self.paths))]
         return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+    @cached_property
+    def outcomes(self) -> pa.Table:
+        return self.left()
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The columns' types over all shards: one shard alone may hold nothing but nulls."""
+        schemas = [read_schema(path) for paths in self.paths for path in paths]
+        return pa.unify_schemas(schemas, promote_options="permissive")
 
     def __len__(self) -> int:
         return int(self._all.num_rows)
@@ -140,6 +151,12 @@ def read_table(path: Path) -> pa.Table:
             return pa.ipc.open_file(source).read_all()
     except (OSError, pa.ArrowInvalid) as problem:
         raise StoreError(f"{path} is not a readable Arrow file: {problem}") from problem
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """The schema of an Arrow IPC file, without its rows."""
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).schema
 
 
 def write_table(path: Path, table: pa.Table) -> int:

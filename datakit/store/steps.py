@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class Steps:
             paths=self._paths(step),
             slices=self._slices(step),
             roots=self.roots,
-            outcomes=self.outcomes(step),
+            left=partial(self.outcomes, step),
             catalogs=[_described(self.listings[use.id]) for use in uses],
         )
 

@@ -37,11 +37,12 @@ PICTURES_A_CLASS = 6
 PICTURES_A_TIER = 24
 DUPLICATES_SHOWN = 60
 SCORED = (("ce", "msp"), ("ce", "energy"), ("oe", "energy"), ("mixoe_cutmix", "msp"))  # drawn as curves
+PROBES = {"probe_linear": ("linear", "msp"), "probe_knn": ("k-NN", "knn")}  # shown name and score
 TIERS = {"near_ood": "near", "mid_ood": "mid", "far_ood": "far", "coarse_ood": "coarse"}
 SPLITS = {
     "train": "ID classes, for training",
     "val": "ID classes, for choosing epochs and settings",
-    "test": "ID classes, never trained or chosen on",
+    "test": "images of the ID classes that nothing was trained or chosen on",
     "val_ood": "held-out classes for choosing thresholds; never tested",
     "near_ood": "held-out classes that share their parent with an ID class",
     "mid_ood": "held-out classes whose grandparent holds an ID class",
@@ -127,9 +128,9 @@ class _Album:
 
 
 def _subtitle(rows: Rows) -> str:
-    titles = [str(catalog["title"]) for catalog in rows.catalogs]
-    how = [str(catalog["classes"].get("how", "")).strip() for catalog in rows.catalogs[:1]]
-    return ". ".join(text for text in [", ".join(titles), *how] if text)
+    """The first sentence on how the classes were formed; all of it stands with the provenance."""
+    how = str(rows.catalogs[0]["classes"].get("how", "")).strip() if rows.catalogs else ""
+    return how.partition(". ")[0].rstrip(".") + "." if how else ""
 
 
 def _command(words: Mapping[str, Any]) -> str:
@@ -269,20 +270,22 @@ def _validation(loops: Sequence[Mapping[str, Any]], probed: Sequence[Mapping[str
 
 
 def _probe_rows(found: Mapping[str, Any]) -> Iterable[ProbeRow]:
+    """Accuracy of each probe, and its AUROC with the score that suits it: MSP of logits, distance of neighbours."""
     for row in found["accuracy"]:
-        yield ProbeRow(
-            seed=row["seed"], probe=row["method"], metric="accuracy", value=row["test"], n=row["n_test"]
-        )
+        name = PROBES[row["method"]][0]
+        yield ProbeRow(seed=row["seed"], probe=name, metric="ID accuracy", value=row["test"], n=row["n_test"])
     for row in found["rows"]:
-        metric = f"auroc ({row['detector']})"
-        yield ProbeRow(
-            seed=row["seed"],
-            probe=row["method"],
-            metric=metric,
-            value=row["auroc"],
-            tier=row["tier"],
-            n=row["n_ood"],
-        )
+        name, score = PROBES[row["method"]]
+        if row["detector"] == score:
+            metric = f"AUROC, {score}"
+            yield ProbeRow(
+                seed=row["seed"],
+                probe=name,
+                metric=metric,
+                value=row["auroc"],
+                tier=row["tier"],
+                n=row["n_ood"],
+            )
 
 
 def _curves(loop: Mapping[str, Any]) -> Iterable[CurveRow]:
@@ -331,6 +334,7 @@ def _catalogs(rows: Rows) -> Iterable[CatalogRow]:
             licence=str(catalog["licence"].get("spdx", "")),
             homepage=catalog["homepage"],
             citation=catalog["citation"],
+            description=str(catalog["classes"].get("how", "")).strip(),
         )
 
 

@@ -10,7 +10,15 @@ from typing import Any
 from markupsafe import Markup
 
 from datakit.check import charts, report_plots
-from datakit.check.report_data import AccuracyRow, MetricRow, NullRow, ScoreRow, SummaryRow, Validation
+from datakit.check.report_data import (
+    AccuracyRow,
+    MetricRow,
+    NullRow,
+    ProbeRow,
+    ScoreRow,
+    SummaryRow,
+    Validation,
+)
 from datakit.check.report_summary import by_tier, headline, headline_value, summarise, values_of
 from datakit.check.report_words import LOWER_IS_BETTER, METRICS, clean, role_of, tier_title
 
@@ -39,7 +47,7 @@ def validation_view(validation: Validation | None) -> dict[str, Any] | None:
         "curves": _curves(validation),
         "accuracies": _accuracies(validation.accuracies),
         "null_control": _null_control(validation.null_control),
-        "probes": validation.probes,
+        "probes": _probes(validation.probes),
         "notes": validation.notes,
     }
 
@@ -147,6 +155,22 @@ def _accuracies(rows: Sequence[AccuracyRow]) -> list[tuple[str, float, float | N
     return [
         (method, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, values)
         for method, values in groups.items()
+    ]
+
+
+def _probes(rows: Sequence[ProbeRow]) -> list[dict[str, Any]]:
+    """One row a probe, measure and tier: mean and standard deviation over seeds, tiers from near to far."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row.probe, row.metric, row.tier), []).append(row.value)
+    order = {tier: at for at, tier in enumerate(by_tier(tier for _, _, tier in groups))}
+    measures = list(dict.fromkeys((probe, metric) for probe, metric, _ in groups))
+    return [
+        {"probe": probe, "metric": metric, "tier": tier, "mean": statistics.fmean(values)}
+        | {"std": statistics.stdev(values) if len(values) > 1 else None}
+        for (probe, metric, tier), values in sorted(
+            groups.items(), key=lambda item: (measures.index(item[0][:2]), order[item[0][2]])
+        )
     ]
 
 

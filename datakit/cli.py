@@ -119,7 +119,7 @@ def build(
 @click.argument("words", nargs=-1)
 @flags
 def plan(words: tuple[str, ...], **how: bool) -> None:
-    """Say what a build would do: inputs, shards, bytes, what is re-used. Writes nothing but the catalog's listing."""
+    """Say what a build would do: inputs, bytes, licences, steps there and to make. Writes nothing."""
     _plan(words, how)
 
 

@@ -77,7 +77,8 @@ class TarWriter:
 
     def __init__(self, path: Path, *, digest: Digest = "sha256", fsync: bool = True) -> None:
         self.path = path
-        self._part = path.with_name(f"{path.name}.part-{uuid.uuid4().hex}")
+        # The pid tells a later build whether somebody still writes here.
+        self._part = path.with_name(f"{path.name}.part-{os.getpid()}-{uuid.uuid4().hex}")
         self._file = -1
         self._fsync = fsync
         self._digest = digest

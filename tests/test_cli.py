@@ -93,6 +93,21 @@ def test_why_tells_what_became_of_a_sample(tmp_path: Path) -> None:
     assert unknown.returncode == 3 and "no sample with the key or name nobody" in unknown.stderr
 
 
+def test_the_published_recipe_gives_the_same_build(tmp_path: Path) -> None:
+    words = [f"recipe={TOY}", f"out={tmp_path / 'out'}", "run.inline=true"]
+    assert run("build", *words, "bad=", "samples=7", "margin=2.5", "--quiet").returncode == 0
+    again = run("build", *words, f"@{tmp_path / 'out' / 'recipe.yaml'}")
+    assert again.returncode == 0 and "up to date" in again.stderr
+
+
+def test_export_by_words_names_what_it_does_not_know(tmp_path: Path) -> None:
+    run("build", f"recipe={TOY}", f"out={tmp_path / 'out'}", "run.inline=true", "--quiet")
+    words = [f"store={tmp_path / 'out'}", f"out={tmp_path / 'lists'}"]
+    assert run("export", "format=imagefolder", *words).returncode == 0
+    wrong = run("export", "format=opnood", *words)
+    assert wrong.returncode == 2 and "did you mean openood?" in wrong.stderr
+
+
 def test_plan_writes_nothing(tmp_path: Path) -> None:
     done = run("plan", f"recipe={TOY}", f"out={tmp_path / 'out'}", "--json")
     assert done.returncode == 0 and not (tmp_path / "out").exists()

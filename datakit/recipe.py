@@ -100,8 +100,8 @@ class Store:
     """What of a step is published, and how its columns are called in the tree.
 
     `step` is repartitioned by the name of the split. `label` becomes the member `cls`, `caption` the member
-    `txt`, `json` columns the member `json`; those and `metadata` columns become the metadata table. Columns that
-    no row has are left out.
+    `txt`, `json` columns the member `json`; those and `metadata` columns (None: all there are) become the metadata
+    table. Columns that no row has are left out.
     """
 
     step: Step
@@ -110,7 +110,7 @@ class Store:
     class_names: Ref[list[str]] | None = None
     caption: str | None = None
     json: tuple[str, ...] = ()
-    metadata: tuple[str, ...] = ()
+    metadata: tuple[str, ...] | None = None
     arrow: bool = False
     title: str = ""
     description: str = ""

@@ -38,27 +38,6 @@ DESCRIPTION = (
     "test, and classes that were held out, by how far they are from the nearest ID class."
 )
 JSON = ("class_name", "role", "tier", "nearest_id_class", "tax_distance", "taxonomy", "orig_label", "licence")
-METADATA: tuple[str, ...] = (
-    "name",
-    "catalog",
-    "pool",
-    "reason",
-    "dup_group",
-    "tax_ratio",
-    "width",
-    "height",
-    "bytes",
-)
-METADATA += (
-    "content",
-    "phash",
-    "changes",
-    "captions",
-    "attribution",
-    "variant_group",
-    "capture_group",
-    "identity_group",
-)
 
 
 def key(default: Any, help: str) -> Any:
@@ -263,7 +242,6 @@ def recipe(config: Config) -> Recipe:
             class_names=images.reduce(class_names(split=splits[0])),
             caption="caption",
             json=JSON,
-            metadata=METADATA,
             arrow=config.arrow,
             title=title,
             description=DESCRIPTION,

@@ -21,7 +21,7 @@ from datakit.config import as_dict
 from datakit.errors import StoreError
 from datakit.image import EXTENSIONS
 from datakit.manifest import Manifest, write_json
-from datakit.recipe import Recipe, Step
+from datakit.recipe import Recipe, Step, Store
 from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
 from datakit.run.worker import Job, open_steps, versions
@@ -66,16 +66,23 @@ def layout_of(steps: Steps) -> Layout:
     image = steps.load(store.image_format.step) if store.image_format.step else store.image_format.value
     schema = steps.rows(store.step).schema
     # Catalogs differ in what they know of an image; a column that none has is not published.
-    there = {column.name for column in schema if column.type != pa.null()}
+    there = [column.name for column in schema if column.type != pa.null()]
     return Layout(
         image_extension=EXTENSIONS[image],
         label=store.label,
         caption=store.caption if store.caption in there else None,
         json_fields=tuple(name for name in store.json if name in there),
-        metadata=tuple(name for name in store.metadata if name in there),
+        metadata=tuple(name for name in there if _is_metadata(name, store)),
         class_names=tuple(names),
         arrow=store.arrow,
     )
+
+
+def _is_metadata(name: str, store: Store) -> bool:
+    if store.metadata is not None:
+        return name in store.metadata
+    # The name of the split is a column of every metadata table already.
+    return name not in ("__key__", "image", store.label, store.caption, store.step.options["by"], *store.json)
 
 
 def run_publish(job: Job) -> Manifest:

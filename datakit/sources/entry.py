@@ -22,11 +22,32 @@ SPLITS = {"train": "train", "training": "train", "trn": "train"}
 SPLITS |= {"val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLITS |= {"test": "test", "testing": "test", "tst": "test"}
 FIRST = ("__key__", "key", "name", "image", "catalog", "pool", "content")
-MEASURED = ("width", "height", "format", "bytes", "mean_rgb", "phash", "phash_flip", "changes", "features")
-CHOSEN = ("label", "role", "tier", "split", "publish")
+MEASURED = (
+    "width",
+    "height",
+    "format",
+    "bytes",
+    "mean_rgb",
+    "phash",
+    "phash_flip",
+    "changes",
+    "features",
+    "pixels",
+)
+CHOSEN = (
+    "label",
+    "role",
+    "tier",
+    "split",
+    "publish",
+    "reason",
+    "nearest_id_class",
+    "tax_distance",
+    "tax_ratio",
+)
 PLACED = ("file_name", "shard", "index_in_shard", "offset", "size", "image_offset", "image_size", "xxh3")
 OURS = frozenset(
-    {*FIRST, *MEASURED, *CHOSEN, *PLACED}
+    {*FIRST, *MEASURED, *CHOSEN, *PLACED, "dup_group"}
 )  # columns that a build makes; a source's go by another name
 
 

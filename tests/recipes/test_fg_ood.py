@@ -318,3 +318,14 @@ def test_grocery_builds_and_passes_its_checks(
     made = build(catalog="grocery", source=str(shared_data / "grocery"), seeds=(0,))
     assert sum(made.splits.values()) > 2000
     assert len(classes(made, "train")) + len(classes(made, "near_ood")) > 60
+
+
+def test_what_else_a_source_knows_of_an_image_is_published_with_it(
+    build: Callable[..., Build], toy_folder: Callable[..., Path]
+) -> None:
+    table = as_csv(toy_folder(), camera=lambda path: f"no {path.stem}", tier=lambda path: "mine")
+    made = build(catalog="csv", source=str(table), options=("taxonomy=family",), seeds=(0,))
+    rows = datakit.open_store(made.out)["train"].table(["name", "camera", "source_tier"]).to_pylist()
+    assert all(
+        row["camera"] == f"no {Path(row['name']).stem}" and row["source_tier"] == "mine" for row in rows
+    )

@@ -86,7 +86,8 @@ def unit_vectors(rows: Rows, indices: Ints | None = None, *, name: str) -> NDArr
     if column.null_count:
         raise StageError(f"{column.null_count} rows have no {name}; embed all rows first")
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return unit(flat.reshape(len(column), -1).astype(np.float32))
+    width = flat.size // len(column) if len(column) else 0
+    return unit(flat.reshape(len(column), width).astype(np.float32))
 
 
 def unit(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -122,6 +122,13 @@ def test_no_rows_and_no_hashes_give_an_empty_table() -> None:
     assert near_duplicates()(rows()).num_rows == 0
 
 
+def test_images_that_are_all_different_need_no_confirmation() -> None:
+    samples = rows({"phash": 0, "phash_flip": 0}, {"phash": 2**64 - 1, "phash_flip": 2**64 - 1})
+    vectors = pa.array([[1.0, 0.0], [0.0, 1.0]], pa.list_(pa.float32(), 2))
+    features = Ref.of(TableRows(pa.table({"features": vectors})))
+    assert near_duplicates(embed_sim=0.9, features=features)(samples).num_rows == 0
+
+
 def test_of_a_torn_pair_the_lower_set_goes_and_a_dropped_image_drops_no_other() -> None:
     #       0  1  2  3  4  5  6
     rank = [9, 2, 8, 1, 2, 0, 9]

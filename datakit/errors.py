@@ -15,6 +15,7 @@ DatakitError            exit 1 unless a subclass says otherwise
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -91,6 +92,12 @@ class EnvironmentProblem(DatakitError):
     """The machine cannot do it: disk, permission, memory, a dead worker."""
 
     exit_code = 5
+
+
+def need(what: str, extra: str, modules: Iterable[str]) -> None:
+    """Raise MissingExtra now, before any work, if one of `modules` is not installed; imports none of them."""
+    if any(importlib.util.find_spec(module) is None for module in modules):
+        raise MissingExtra(what, extra)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

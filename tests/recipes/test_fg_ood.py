@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 import datakit
-from datakit.errors import ConfigError, GateError
+from datakit.errors import ConfigError, GateError, MissingExtra
 from datakit.run.build import Build
 
 FOLDER = {"catalog": "imagefolder", "validate": "none", "seeds": (0, 1)}
@@ -329,3 +330,17 @@ def test_what_else_a_source_knows_of_an_image_is_published_with_it(
     assert all(
         row["camera"] == f"no {Path(row['name']).stem}" and row["source_tier"] == "mine" for row in rows
     )
+
+
+@pytest.mark.parametrize(("absent", "extra"), [("torchvision", "torch"), ("onnxruntime", "demo")])
+def test_a_missing_extra_is_named_before_any_work(
+    absent: str,
+    extra: str,
+    build: Callable[..., Build],
+    toy_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else found(name))
+    with pytest.raises(MissingExtra, match=rf"datakit\[{extra}\]"):
+        build(source=str(toy_folder(images=1)), validate="train")

@@ -147,6 +147,11 @@ def test_a_defect_of_a_stage_names_recipe_step_shard_and_key(tmp_path: Path) -> 
         build(tmp_path / "out", crash=True)
 
 
+def test_an_annotation_that_loses_a_sample_stops_the_build_and_names_it(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"keeps every row, and 1 left shard 0, the first s0-002 \(odd\)"):
+        build(tmp_path / "out", lose="s0-002")
+
+
 def test_a_foreign_folder_and_the_source_itself_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")

@@ -20,7 +20,7 @@ from datakit.check.fg_ood_page import SPLITS, fg_ood_page
 from datakit.check.validate import probes, reference_loop, validation_table
 from datakit.config import as_dict, changed
 from datakit.errors import need
-from datakit.models.encoder import EMBEDDED
+from datakit.models.encoder import EMBEDDED, weights_of
 from datakit.models.labels import pretrained_labels
 from datakit.recipe import CatalogUse, Recipe, Store, catalogs
 from datakit.stage import Ref
@@ -159,7 +159,7 @@ def recipe(config: Config) -> Recipe:
     found = catalogs(*uses(config))
     format = found.reduce(common_format())
     images = found.map(intake(format=format, **as_dict(config.intake)))
-    features = images.annotate(embed(encoder=config.encoder))
+    features = images.annotate(embed(encoder=config.encoder, weights=weights_of(config.encoder)))
     small = images.annotate(shrink(side=max(64, config.train.size)))
 
     # What must not be on two sides: near-duplicates, and outliers that are or lie under a class of ours.
@@ -233,6 +233,7 @@ def recipe(config: Config) -> Recipe:
         findings=checks,
         loops=loops,
         probed=probed,
+        encoder=config.encoder,
         words=changed(config),
         title=title,
     )

@@ -30,6 +30,7 @@ from datakit.check.report_data import (
     TierRow,
     Validation,
 )
+from datakit.models.encoder import load
 from datakit.stage import Ref, Rows, reduce
 from datakit.stages.assign import published
 
@@ -63,7 +64,7 @@ def fg_ood_page(
     findings: Sequence[Ref[list[dict[str, Any]]]],
     loops: Sequence[Ref[dict[str, Any]]] = (),
     probed: Sequence[Ref[dict[str, Any]]] = (),
-    weights: Mapping[str, str] | None = None,
+    encoder: str,
     words: Mapping[str, Any],
     title: str,
 ) -> str:
@@ -93,7 +94,7 @@ def fg_ood_page(
         catalogs=tuple(_catalogs(rows)),
         licences=tuple(_licences(table)),
         versions=_versions(),
-        weights=dict(weights or {}),
+        weights={encoder: load(encoder).weights},
         config=dict(words),
         reproduce=_command(words),
         pictures=tuple(album.pictures),

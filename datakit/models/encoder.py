@@ -77,6 +77,20 @@ def load(name: str) -> Encoder:
     raise ConfigError(f"no encoder {name}{_hint(name)}; there are {', '.join(FORMS)}")
 
 
+def weights_of(name: str) -> str:
+    """sha256 of the file behind an encoder that is a file, so that another file of that name is another encoder.
+
+    Empty for an encoder that its name and the version of its package tell. Raises ConfigError (no such file).
+    """
+    kind, _, rest = name.partition(":")
+    if kind != "onnx" or not rest:
+        return ""
+    try:
+        return sha256_of([Path(rest).read_bytes()])
+    except OSError as problem:
+        raise ConfigError(f"encoder {name}: cannot read {rest}: {problem.strerror}") from problem
+
+
 def _hint(name: str) -> str:
     _, colon, rest = name.partition(":")
     return did_you_mean(name, [f"onnx:{rest}", f"timm:{rest}"] if colon else [EMBEDDED])

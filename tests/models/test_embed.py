@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from datakit.errors import ConfigError, SampleError
 from datakit.image import Image
 from datakit.models import efficientnet
+from datakit.models.encoder import weights_of
 from datakit.rng import rng_for
 from datakit.stage import Sample
 from datakit.stages.embed import embed
@@ -45,3 +48,16 @@ def test_an_image_that_does_not_decode_is_a_problem_of_its_sample() -> None:
 def test_an_unknown_encoder_is_named() -> None:
     with pytest.raises(ConfigError, match="did you mean efficientnet-lite0"):
         embed(encoder="efficientnet_lite0")(samples(1))
+
+
+def test_other_weights_than_those_planned_with_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(b"one")
+    first = weights_of(f"onnx:{path}")
+    path.write_bytes(b"two")
+    assert weights_of(f"onnx:{path}") != first
+    assert weights_of("efficientnet-lite0") == ""
+    with pytest.raises(ConfigError, match="weights of efficientnet-lite0 changed"):
+        embed(weights=first)(samples(1))
+    with pytest.raises(ConfigError, match="cannot read"):
+        weights_of(f"onnx:{tmp_path / 'gone.onnx'}")

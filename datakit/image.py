@@ -64,7 +64,7 @@ class Image:
 
     `encoded` bytes as found, `header` from the first bytes, `array` uint8 (height, width, 3) RGB with the EXIF
     orientation applied and transparency laid on white. Raises SampleError with the reason `empty`,
-    `missing_file`, `not_an_image`, `too_many_pixels`, `truncated` or `undecodable`.
+    `missing_file`, `unreadable_file`, `not_an_image`, `too_many_pixels`, `truncated` or `undecodable`.
     """
 
     def __init__(self, data: bytes | Blob) -> None:
@@ -157,6 +157,8 @@ def _read(blob: Blob) -> bytes:
         raise SampleError("missing_file", blob.path) from problem
     except EOFError as problem:
         raise SampleError("truncated", str(problem)) from problem
+    except OSError as problem:
+        raise SampleError("unreadable_file", f"{blob.path}: {problem.strerror}") from problem
 
 
 @contextlib.contextmanager

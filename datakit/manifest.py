@@ -9,13 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from datakit.errors import EnvironmentProblem, StoreError
+
+LIBRARIES = ("datakit", "numpy", "pyarrow", "pillow", "faiss-cpu", "onnxruntime", "torch", "pytorch-ood")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,3 +144,15 @@ def _alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries whose version can change bytes."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -112,6 +112,8 @@ def test_a_file_that_is_gone_or_became_shorter_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"short")
     with pytest.raises(SampleError, match="truncated"):
         _ = Image(Blob(str(path), 0, 10)).encoded
+    with pytest.raises(SampleError, match="unreadable_file"):
+        _ = Image(Blob(str(tmp_path), 0, 10)).encoded
 
 
 def test_too_small_is_policy() -> None:

@@ -30,6 +30,7 @@ from datakit.check.report_data import (
     TierRow,
     Validation,
 )
+from datakit.manifest import versions
 from datakit.models.encoder import load
 from datakit.stage import Ref, Rows, reduce
 from datakit.stages.assign import published
@@ -93,7 +94,7 @@ def fg_ood_page(
         conversions=Counter(change for changes in table["changes"].to_pylist() for change in changes),
         catalogs=tuple(_catalogs(rows)),
         licences=tuple(_licences(table)),
-        versions=_versions(),
+        versions=versions(),
         weights={encoder: load(encoder).weights},
         config=dict(words),
         reproduce=_command(words),
@@ -354,15 +355,3 @@ def _licences(table: pa.Table) -> Iterable[LicenceRow]:
             images=row["count_all"],
             attribution=row.get("attribution") or "",
         )
-
-
-def _versions() -> dict[str, str]:
-    from importlib import metadata
-
-    found = {}
-    for name in ("datakit", "numpy", "pyarrow", "pillow", "faiss-cpu", "onnxruntime", "torch", "pytorch-ood"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

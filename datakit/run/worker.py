@@ -5,13 +5,11 @@ If the plan made here has no step of the asked fingerprint, this worker's code i
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +21,7 @@ from datakit.config import parse
 from datakit.errors import DatakitError, SampleError, StageError
 from datakit.find import recipe_module
 from datakit.image import EXTENSIONS, Image
-from datakit.manifest import Manifest, write_manifest
+from datakit.manifest import Manifest, versions, write_manifest
 from datakit.recipe import CatalogUse, Plan, Step, bind_refs
 from datakit.run.repartition import run_repartition
 from datakit.stage import Drop, Sample, Stage
@@ -33,7 +31,6 @@ from datakit.store.steps import OUTCOMES, Steps, write_value
 from datakit.store.tar import TarWriter
 
 Progress = Callable[[int, int, int], None]  # kept, dropped, failed since the last call
-LIBRARIES = ("numpy", "pyarrow", "pillow", "faiss-cpu", "torch", "onnxruntime")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +115,6 @@ def run_job(job: Job, progress: Progress = lambda kept, dropped, failed: None) -
     )
     write_manifest(folder, manifest)
     return manifest
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Of Python and of the libraries whose version can change bytes."""
-    found = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _run_reduce(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifest:

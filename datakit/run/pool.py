@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import signal
 import sys
-import threading
-import time
 import types
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
-from multiprocessing.context import SpawnContext
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, Protocol
 
 from datakit.config import RunOptions
 from datakit.errors import EnvironmentProblem
 from datakit.manifest import Manifest
+from datakit.run.child import work
 from datakit.run.progress import Sink
 from datakit.run.worker import Job, run_job
 
 TRIES = 3  # of a job whose worker died
-FLUSH = 0.2  # seconds between a worker's words on its progress
+LEAVE = 5.0  # seconds that a worker has to leave when asked
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -88,93 +86,124 @@ def _advance(sink: Sink, step: str) -> Any:
     return tell
 
 
+@dataclass
+class _Worker:
+    """A process, our end of its pipe, and what it works on."""
+
+    process: SpawnProcess
+    pipe: Any
+    job: Job | None = None
+
+
 class ProcessPool:
-    """Spawned workers. One that dies is replaced and its job tried again, TRIES times."""
+    """Spawned workers. One that dies is replaced and its job tried again, TRIES times.
+
+    Each worker has a pipe of its own. Nothing is shared between workers: a lock that a killed process holds stays
+    held, which is how `concurrent.futures` can wait for ever after a kill.
+    """
 
     def __init__(self, workers: int, sink: Sink) -> None:
         self.workers, self.sink = workers, sink
         self.context: SpawnContext = get_context("spawn")
-        self.words: Any = self.context.Queue()
-        self.futures: dict[Future[Manifest], Job] = {}
+        self.idle: list[_Worker] = []
+        self.busy: list[_Worker] = []
         self.tries: dict[Job, int] = defaultdict(int)
-        self.executor = self._executor()
-        self.listener = threading.Thread(target=self._listen, daemon=True)
-        self.listener.start()
-
-    def _executor(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self.workers, mp_context=self.context, initializer=_begin, initargs=(self.words,)
-        )
 
     @property
-    def running(self) -> Collection[Job]:
-        return self.futures.values()
+    def running(self) -> Collection[_Worker]:
+        return self.busy
 
     @property
     def free(self) -> bool:
-        return len(self.futures) < self.workers
+        return len(self.busy) < self.workers
 
     def submit(self, job: Job) -> None:
-        self.tries[job] += 1
-        if self.tries[job] > TRIES:
-            raise EnvironmentProblem(
-                f"a worker died {TRIES} times on shard {job.shard} of step {job.step}; out of memory?"
-            )
+        worker = self.idle.pop() if self.idle else self._start()
+        worker.job = job
+        self.busy.append(worker)
+        # A worker that died while idle: `wait` finds its pipe closed and gives the job to another.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            worker.pipe.send(job)
+
+    def _start(self) -> _Worker:
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=work, args=(theirs,))
         with _no_main():
-            self.futures[self.executor.submit(_work, job)] = job
+            process.start()
+        theirs.close()  # the worker's end alone stays open: its death closes the pipe
+        return _Worker(process, ours)
 
     def wait(self) -> list[tuple[Job, Manifest]]:
-        """The jobs that ended; those of a dead worker are submitted again."""
-        ended, _ = wait(self.futures, return_when=FIRST_COMPLETED)
-        results, lost = [], []
-        for future in ended:
-            job = self.futures.pop(future)
-            try:
-                results.append((job, future.result()))
-            except BrokenProcessPool:
-                lost.append(job)
-        if lost:
-            self._restart(lost)
+        """The jobs that ended, at least one; that of a dead worker is submitted again. Raises what a job raised."""
+        results: list[tuple[Job, Manifest]] = []
+        while not results:
+            ready = wait([worker.pipe for worker in self.busy])
+            for worker in [worker for worker in self.busy if worker.pipe in ready]:
+                results += self._hear(worker)
         return results
 
-    def _restart(self, lost: list[Job]) -> None:
-        lost += self.futures.values()
-        self.futures.clear()
-        self.executor.shutdown(wait=False, cancel_futures=True)
-        self.executor = self._executor()
-        for job in lost:
-            self.submit(job)
-
-    def _listen(self) -> None:
-        while (said := self._next()) is not None:
-            step, kept, dropped, failed = said
-            self.sink.event("advance", step=step, kept=kept, dropped=dropped, failed=failed)
-
-    def _next(self) -> Any:
+    def _hear(self, worker: _Worker) -> list[tuple[Job, Manifest]]:
         try:
-            return self.words.get()
+            said = worker.pipe.recv()
         except (EOFError, OSError):
-            return None  # a worker was killed while it spoke: its words are lost, its shard is made again
+            self._replace(worker)
+            return []
+        if isinstance(said, BaseException):
+            raise said
+        if isinstance(said, Manifest):
+            assert worker.job is not None
+            self._free(worker)
+            return [(worker.job, said)]
+        step, kept, dropped, failed = said
+        self.sink.event("advance", step=step, kept=kept, dropped=dropped, failed=failed)
+        return []
+
+    def _free(self, worker: _Worker) -> None:
+        self.busy.remove(worker)
+        self.idle.append(worker)
+
+    def _replace(self, dead: _Worker) -> None:
+        self.busy.remove(dead)
+        _end([dead])
+        job = dead.job
+        assert job is not None
+        self.tries[job] += 1
+        if self.tries[job] >= TRIES:
+            raise EnvironmentProblem(
+                f"a worker died {TRIES} times on shard {job.shard} of step {job.step}, the last time with "
+                f"{_exit(dead.process.exitcode)}"
+            )
+        self.submit(job)
 
     def close(self) -> None:
-        self.executor.shutdown(wait=True, cancel_futures=True)
-        self._hush()
+        for worker in self.idle:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead already
+                worker.pipe.send(None)
+        for worker in self.idle:
+            worker.process.join(timeout=LEAVE)
+        _end(self.idle)
 
     def kill(self) -> None:
         """End the workers now: what they were writing stays a `.part`, removed by the next build."""
-        # No public way before Python 3.14.
-        processes = list((self.executor._processes or {}).values())
-        for process in processes:
-            process.terminate()
-        self.executor.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.join(timeout=5)
-        self._hush()
+        _end(self.idle + self.busy)
 
-    def _hush(self) -> None:
-        self.words.put(None)
-        # A worker killed in the middle of a word leaves half of it in the pipe; the listener is a daemon then.
-        self.listener.join(timeout=1)
+
+def _end(workers: list[_Worker]) -> None:
+    """SIGTERM, then SIGKILL to those that did not listen; none is left when this returns."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(timeout=LEAVE)
+        if worker.process.exitcode is None:
+            worker.process.kill()
+            worker.process.join()
+        worker.pipe.close()
+
+
+def _exit(code: int | None) -> str:
+    if code == -signal.SIGKILL:
+        return "SIGKILL: out of memory?"
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
 @contextlib.contextmanager
@@ -217,40 +246,3 @@ def _no_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-_words: Any = None
-
-
-def _begin(words: Any) -> None:
-    """Once a worker: Ctrl-C is the parent's affair, and a worker ends when its parent does."""
-    global _words
-    _words = words
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def _work(job: Job) -> Manifest:
-    counts = [0, 0, 0]
-    last = time.monotonic()
-
-    def tell(kept: int, dropped: int, failed: int) -> None:
-        nonlocal last
-        counts[0], counts[1], counts[2] = counts[0] + kept, counts[1] + dropped, counts[2] + failed
-        if time.monotonic() - last >= FLUSH:
-            _words.put((job.step, *counts))
-            counts[:] = [0, 0, 0]
-            last = time.monotonic()
-
-    manifest = run_job(job, tell)
-    with contextlib.suppress(queue.Full):
-        _words.put((job.step, *counts))
-    return manifest

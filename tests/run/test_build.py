@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,33 @@ def tree(out: Path) -> dict[str, str]:
 
 def command(out: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "datakit.cli", "build", f"recipe={TOY}", f"out={out}", "--quiet", *words]
+
+
+@contextlib.contextmanager
+def started(out: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A build of its own process group, of which nothing is left afterwards, whatever the test found."""
+    process = subprocess.Popen(command(out, *words), start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def workers_of(process: subprocess.Popen[bytes], count: int) -> list[int]:
+    """Pids of at least `count` spawned workers: not of the resource tracker, which is a child too."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    found: list[int] = []
+    while len(found) < count:
+        assert process.poll() is None, "the build ended before its workers were seen"
+        time.sleep(0.02)
+        found = []
+        for pid in children.read_text().split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(int(pid))
+    return found
 
 
 def test_every_sample_is_published_dropped_or_failed(tmp_path: Path) -> None:
@@ -77,12 +106,8 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path: Path)
     wanted, out = tree(tmp_path / "clean"), tmp_path / "killed"
     draw = random.Random(7)
     for _ in range(5):
-        process = subprocess.Popen(
-            command(out, "run.workers=2"), start_new_session=True, stdout=subprocess.DEVNULL
-        )
-        time.sleep(draw.uniform(0.2, 1.6))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with started(out, "run.workers=2"):  # killed as a group when the block ends
+            time.sleep(draw.uniform(0.2, 1.6))
     subprocess.run(command(out, "run.workers=2"), check=True, stdout=subprocess.DEVNULL)
     assert tree(out) == wanted
     assert not list(out.rglob("*.part-*"))
@@ -90,43 +115,20 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path: Path)
 
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(command(out, "samples=400", "run.workers=2"), stdout=subprocess.DEVNULL)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and len(workers := _workers(children)) < 1:
-        time.sleep(0.02)
-    os.kill(workers[0], signal.SIGKILL)
-    assert process.wait(timeout=60) == 0
+    with started(out, "samples=400", "run.workers=2") as process:
+        os.kill(workers_of(process, 1)[0], signal.SIGKILL)
+        assert process.wait(timeout=60) == 0
     build(tmp_path / "clean", samples=400)
     assert tree(out) == tree(tmp_path / "clean")
 
 
-def _workers(children: Path) -> list[int]:
-    """Pids of spawned workers: not the resource tracker, which is a child too."""
-    found = []
-    for pid in children.read_text().split():
-        try:
-            line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if b"spawn_main" in line:
-            found.append(int(pid))
-    return found
-
-
 def test_ctrl_c_ends_with_130_and_leaves_no_worker(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        command(tmp_path / "out", "samples=2000", "run.workers=2"), stdout=subprocess.DEVNULL
-    )
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and len(workers := _workers(children)) < 2:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=15) == 130
-    time.sleep(0.2)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    with started(tmp_path / "out", "samples=2000", "run.workers=2") as process:
+        workers = workers_of(process, 2)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=15) == 130
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
 def test_too_many_broken_samples_stop_the_build_and_name_them(tmp_path: Path) -> None:
@@ -162,13 +164,12 @@ def test_a_foreign_folder_and_the_source_itself_are_refused(tmp_path: Path) -> N
 
 def test_two_builds_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = subprocess.Popen(command(out, "samples=2000"), stdout=subprocess.DEVNULL)
-    try:
+    with started(out, "samples=2000") as first:
         while not (out / ".datakit" / "steps").exists():
+            assert first.poll() is None
             time.sleep(0.02)
         with pytest.raises(EnvironmentProblem, match="another build is running"):
             build(out)
-    finally:
         first.terminate()
         assert first.wait(timeout=15) == 143
 

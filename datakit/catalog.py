@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,13 @@ from datakit.recipe import CatalogUse
 
 GROUP = "datakit.catalogs"
 POOLS = ("main", "far", "coarse", "outliers")
+KINDS = {
+    str: "a text",
+    int: "a whole number from 1 on",
+    bool: "true or false",
+    dict: "a table",
+    list: "a list of values",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +72,55 @@ def load(name: str) -> Catalog:
     path = find(name)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as problem:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise CatalogError(f"cannot read the catalog {path}: {problem}") from problem
-    return _from_toml(path.stem, table)
+    return _from_toml(path, table)
 
 
-def _from_toml(name: str, table: dict[str, Any]) -> Catalog:
-    pools = {pool: Pool(**settings) for pool, settings in table.pop("pools", {}).items()}
-    for pool in pools:
-        if pool not in POOLS:
-            raise CatalogError(f"catalog {name}: pool {pool} is none of {', '.join(POOLS)}")
-    try:
-        return Catalog(name=name, pools=pools, **table)
-    except TypeError as problem:
-        raise CatalogError(f"catalog {name}: {problem}") from problem
+def _from_toml(path: Path, table: dict[str, Any]) -> Catalog:
+    pools = table.pop("pools", {})
+    _expect(path, "pools", pools, dict)
+    made = {name: _pool(path, name, settings) for name, settings in pools.items()}
+    catalog: Catalog = _filled(Catalog, path, "", table, name=path.stem, pools=made)
+    return catalog
+
+
+def _pool(path: Path, name: str, settings: Any) -> Pool:
+    if name not in POOLS:
+        raise CatalogError(f"{path}: pool {name} is none of {', '.join(POOLS)}")
+    _expect(path, f"pools.{name}", settings, dict)
+    pool: Pool = _filled(Pool, path, f"pools.{name}.", settings)
+    for column, allowed in pool.where.items():
+        _expect(path, f"pools.{name}.where.{column}", allowed, list)
+    return pool
+
+
+def _filled(kind: type[Any], path: Path, prefix: str, table: Mapping[str, Any], **given: Any) -> Any:
+    """A `kind` of what the TOML and we say. Raises CatalogError: a key unknown or missing, a value of another type."""
+    known = {item.name: item for item in fields(kind) if item.name not in given}
+    for name, value in table.items():
+        if name not in known:
+            raise CatalogError(f"{path}: unknown key {prefix}{name}{did_you_mean(name, known)}")
+        _expect(path, prefix + name, value, _kind(known[name]))
+    missing = [name for name, item in known.items() if name not in table and _is_required(item)]
+    if missing:
+        raise CatalogError(f"{path}: {prefix}{missing[0]} is missing")
+    return kind(**table, **given)
+
+
+def _is_required(item: Field[Any]) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
+
+
+def _kind(item: Field[Any]) -> type[Any]:
+    if _is_required(item):
+        return str
+    return dict if item.default is MISSING else type(item.default)
+
+
+def _expect(path: Path, key: str, value: Any, kind: type[Any]) -> None:
+    if type(value) is not kind or (kind is int and value < 1):
+        raise CatalogError(f"{path}: {key} is {value!r}: must be {KINDS[kind]}")
 
 
 def find(name: str) -> Path:
@@ -113,7 +155,7 @@ def options(use: CatalogUse, catalog: Catalog) -> dict[str, Any]:
 
 
 def _typed(text: str, like: Any, name: str) -> Any:
-    from datakit.config import convert
+    from datakit.values import convert
 
     if isinstance(like, list):
         return list(convert(text, tuple[str, ...], name))

@@ -1,42 +1,25 @@
 """The command line: verbs, words, exit codes. No logic, and nothing heavy imported before a verb needs it.
 
 Exit codes: 0 done; 1 internal error; 2 the words; 3 a check or a verification failed; 4 too many broken samples;
-5 the machine (missing extra, disk); 130, 143 on signals. Data goes to stdout, everything else to stderr.
+5 the machine (missing extra, disk); 130, 141, 143 on signals. Data goes to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
-from datakit.errors import DatakitError, did_you_mean
+from datakit.errors import DatakitError
+from datakit.shell import Export, Verbs, closed_pipe_ends, flags, give, mode, table
 
-F = TypeVar("F", bound=Callable[..., Any])
 WORDS = {"ignore_unknown_options": False, "help_option_names": ["--help", "-h"]}
-
-
-class Verbs(click.Group):
-    """A group that says which verb was meant."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if name not in self.commands:
-            hint = did_you_mean(name, self.commands) or f"; verbs: {', '.join(self.commands)}"
-            ctx.fail(f"no verb {name}{hint}")
-        return super().resolve_command(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 @click.group(cls=Verbs, context_settings=WORDS)
@@ -51,22 +34,6 @@ def cli() -> None:
       datakit verify builds/fg_ood --deep                  every byte against its digest
       datakit why KEY builds/fg_ood                        what became of a sample, and why
     """
-
-
-def flags(function: F) -> F:
-    """The flags every verb has."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="One stable JSON object (or lines of events)."),
-        click.option("--quiet", is_flag=True, help="Only errors."),
-        click.option("--plain", is_flag=True, help="Lines, no bars."),
-        click.option("--trace", is_flag=True, help="The whole traceback of an error."),
-    ):
-        function = option(function)
-    return function
-
-
-def mode(as_json: bool, quiet: bool, plain: bool) -> Any:
-    return "json" if as_json else "quiet" if quiet else "plain" if plain else "auto"
 
 
 @cli.command(add_help_option=False)
@@ -96,8 +63,9 @@ def build(
     if dry_run:
         _plan(words, how)
         return
-    from datakit.run.build import request, run_build
+    from datakit.run.build import run_build
     from datakit.run.progress import make_sink
+    from datakit.run.request import request
 
     asked = request(words)
     sink = make_sink(mode(how["as_json"], how["quiet"], how["plain"]))
@@ -127,7 +95,7 @@ def _plan(words: Sequence[str], how: dict[str, bool]) -> None:
     from datakit.run.summary import plan_build
 
     found, text = plan_build(words)
-    _give(found, text, how)
+    give(found, text, how)
 
 
 @cli.command()
@@ -140,7 +108,7 @@ def verify(root: Path, deep: bool, **how: bool) -> None:
     from datakit.store.verify import verify as run
 
     report = run(root, deep=deep)
-    _give(report.to_json(), report.text(), how)
+    give(report.to_json(), report.text(), how)
     if not report.ok:
         raise StoreError(f"{root}: {len(report.problems)} problems")
 
@@ -151,7 +119,7 @@ def recipes(**how: bool) -> None:
     """The recipes there are."""
     from datakit.find import recipes as found
 
-    _table([{"name": name, "does": line} for name, line in found().items()], how)
+    table([{"name": name, "does": line} for name, line in found().items()], how)
 
 
 @cli.command()
@@ -162,7 +130,7 @@ def catalogs(**how: bool) -> None:
 
     found = [load(name) for name in names()]
     rows = [{"name": c.name, "title": c.title, "source": "needed" if c.needs_source else "-"} for c in found]
-    _table(rows, how)
+    table(rows, how)
 
 
 @cli.command()
@@ -172,7 +140,7 @@ def show(word: str, **how: bool) -> None:
     """What a recipe, a catalog or a built tree says of itself: show recipe=NAME | catalog=NAME | DIR."""
     from datakit.run.inspect import show as found
 
-    _give(*found(word), how)
+    give(*found(word), how)
 
 
 @cli.command()
@@ -187,7 +155,7 @@ def report(root: Path, **how: bool) -> None:
         from datakit.errors import StoreError
 
         raise StoreError(f"{root} holds no report; build it first: datakit build recipe=... out={root}")
-    _give({"report": str(found)}, str(found), how)
+    give({"report": str(found)}, str(found), how)
 
 
 @cli.command()
@@ -198,7 +166,7 @@ def why(key: str, root: Path, **how: bool) -> None:
     """What became of a sample, by its key or its name at the source: kept (where), dropped or failed (why)."""
     from datakit.run.inspect import why as found
 
-    _give(*found(key, root), how)
+    give(*found(key, root), how)
 
 
 @cli.command()
@@ -209,17 +177,17 @@ def clean(root: Path, yes: bool, **how: bool) -> None:
     """Delete the steps under DIR/.datakit; the published tree stays. The next build makes them anew."""
     from datakit.run.inspect import clean as run
 
-    _give(*run(root, yes), how)
+    give(*run(root, yes), how)
 
 
-@cli.command()
+@cli.command(cls=Export)
 @click.argument("words", nargs=-1)
 @flags
 def export(words: tuple[str, ...], **how: bool) -> None:
-    """Another tool's layout: export format=openood store=DIR out=DIR [selection=seed1]."""
+    """Another tool's layout: export format=openood|imagefolder store=DIR out=DIR [selection=seed1]."""
     from datakit.store.export import export_words
 
-    _give(*export_words(words), how)
+    give(*export_words(words), how)
 
 
 @cli.command()
@@ -228,29 +196,16 @@ def doctor(**how: bool) -> None:
     """This machine and installation: versions, extras, cores, memory, disk, GPU."""
     from datakit.run.doctor import doctor as run
 
-    _give(*run(), how)
-
-
-def _give(value: Any, text: str, how: dict[str, bool]) -> None:
-    """Data to stdout, as JSON or for people."""
-    if how["as_json"]:
-        click.echo(json.dumps({"v": 1, **value}, sort_keys=True, ensure_ascii=False))
-    elif not how["quiet"]:
-        click.echo(text)
-
-
-def _table(rows: list[dict[str, str]], how: dict[str, bool]) -> None:
-    width = max((len(row["name"]) for row in rows), default=0)
-    lines = [f"{row['name']:<{width}}  {'  '.join(list(row.values())[1:])}" for row in rows]
-    _give({"rows": rows}, "\n".join(lines), how)
+    give(*run(), how)
 
 
 def _build_help(ctx: click.Context, words: Sequence[str]) -> str:
-    name = next((word.partition("=")[2] for word in words if word.startswith("recipe=")), "")
-    if not name:
-        return ctx.get_help()
+    from datakit.config import expand
     from datakit.find import recipe_help
 
+    name = next((word.partition("=")[2] for word in expand(words) if word.startswith("recipe=")), "")
+    if not name:
+        return ctx.get_help()
     return "\n".join(recipe_help(name))
 
 
@@ -261,27 +216,27 @@ def _stop(number: int, frame: Any) -> NoReturn:
 def main() -> None:
     """Entry point: runs a verb and turns errors into one line and an exit code."""
     signal.signal(signal.SIGTERM, _stop)
+    with closed_pipe_ends():
+        sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
     trace = "--trace" in sys.argv or "DATAKIT_TRACE" in os.environ
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as problem:
-        sys.exit(problem.exit_code)
+        code: int | None = cli.main(standalone_mode=False)
+        return code or 0
     except click.ClickException as problem:
         problem.show()
-        sys.exit(2)
+        return 2
     except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output has gone; nothing more to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 130
     except DatakitError as problem:
         _complain(problem, trace)
-        sys.exit(problem.exit_code)
+        return problem.exit_code
     except Exception as problem:
         _complain(problem, trace)
         click.echo("This is a defect of datakit; --trace shows where.", err=True)
-        sys.exit(1)
+        return 1
 
 
 def _complain(problem: Exception, trace: bool) -> None:

@@ -2,22 +2,21 @@
 
 A value is parsed by the schema's type and by nothing else: `no`, `007` and `12:30` stay what was typed where a
 str is wanted. A key may be cut to its last part where only one key ends so: `fraction` for `holdout.fraction`.
-Types known: str, int, float, bool, Literal, X | None, tuple[X, ...], and nested dataclasses.
+Types known: str, int, float, bool, Literal, X | None, tuple[X, ...], and nested dataclasses. A field's metadata
+may have `help`, and `least` and `most` for its number or numbers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_origin
 
 from datakit.errors import ConfigError, did_you_mean
+from datakit.values import convert, kind_name, to_text
 
 C = TypeVar("C")
 
@@ -26,11 +25,15 @@ C = TypeVar("C")
 class RunOptions:
     """How a build runs; none of this changes a byte of what it makes."""
 
-    workers: int = field(default=0, metadata={"help": "processes; 0: one a core"})
+    workers: int = field(default=0, metadata={"help": "processes; 0: one a core", "least": 0})
     cache: str = field(default="", metadata={"help": "folder of steps; default <out>/.datakit"})
     max_failed: float = field(
         default=0.01,
-        metadata={"help": "share of a step's samples that may be broken before the build stops"},
+        metadata={
+            "help": "share of a step's samples that may be broken before the build stops",
+            "least": 0,
+            "most": 1,
+        },
     )
     stale: Literal["stop", "keep", "redo"] = field(
         default="stop",
@@ -49,6 +52,19 @@ class Key:
     kind: Any
     default: Any
     help: str
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def limits(self) -> str:
+        """For people: `from 0 to 1`."""
+        if self.least is None:
+            return "" if self.most is None else f"at most {self.most}"
+        return f"at least {self.least}" if self.most is None else f"from {self.least} to {self.most}"
 
 
 def keys(schema: type[Any], prefix: str = "") -> Iterator[Key]:
@@ -59,12 +75,13 @@ def keys(schema: type[Any], prefix: str = "") -> Iterator[Key]:
         if dataclasses.is_dataclass(kind):
             yield from keys(typing.cast(type, kind), f"{prefix}{item.name}.")
         else:
-            default = _default(item)
             yield Key(
                 name=prefix + item.name,
                 kind=kind,
-                default=default,
+                default=_default(item),
                 help=item.metadata.get("help", ""),
+                least=item.metadata.get("least"),
+                most=item.metadata.get("most"),
             )
 
 
@@ -74,23 +91,42 @@ def _default(item: dataclasses.Field[Any]) -> Any:
     return item.default
 
 
-def parse(schema: type[C], words: Iterable[str]) -> C:
-    """`schema` filled from `words`. Raises ConfigError naming the word and, for a near miss, the key meant."""
-    known = {key.name: key for key in keys(schema)}
+def parse(schema: type[C], words: Iterable[str], prefix: str = "", others: Collection[str] = ()) -> C:
+    """`schema` filled from `words`. Raises ConfigError naming the word and, for a near miss, the key meant.
+
+    prefix: before every key, as `run.`.  others: keys that stand elsewhere, for that hint only.
+    """
+    return _fill(schema, read(schema, words, prefix, others), prefix)
+
+
+def read(
+    schema: type[Any], words: Iterable[str], prefix: str = "", others: Collection[str] = ()
+) -> dict[str, Any]:
+    """The values that `words` give, by full key."""
+    known = {key.name: key for key in keys(schema, prefix)}
     values: dict[str, Any] = {}
     for word in expand(words):
         name, operation, text = split_word(word)
-        key = known[resolve(name, known)]
+        key = known[resolve(name, known, others)]
         if operation == "~":
             values.pop(key.name, None)
-        elif operation == "+=":
-            old = values.get(key.name, key.default)
-            if not isinstance(old, tuple):
+            continue
+        value = convert(text, key.kind, key.name)
+        if operation == "+=":
+            if get_origin(key.kind) is not tuple:
                 raise ConfigError(f"{key.name}+= adds to a list, and {key.name} is not one")
-            values[key.name] = old + convert(text, key.kind, key.name)
-        else:
-            values[key.name] = convert(text, key.kind, key.name)
-    return _fill(schema, values, "")
+            value = (*values.get(key.name, () if key.required else key.default), *value)
+        values[key.name] = _within(key, value)
+    return values
+
+
+def _within(key: Key, value: Any) -> Any:
+    for number in value if isinstance(value, tuple) else (value,):
+        too_low = number is not None and key.least is not None and number < key.least
+        too_high = number is not None and key.most is not None and number > key.most
+        if too_low or too_high:
+            raise ConfigError(f"{key.name}={to_text(value)}: must be {key.limits}")
+    return value
 
 
 def split_word(word: str) -> tuple[str, Literal["=", "+=", "~"], str]:
@@ -103,7 +139,7 @@ def split_word(word: str) -> tuple[str, Literal["=", "+=", "~"], str]:
     return (name[:-1], "+=", text) if name.endswith("+") else (name, "=", text)
 
 
-def resolve(name: str, known: Mapping[str, Any]) -> str:
+def resolve(name: str, known: Mapping[str, Any], others: Collection[str] = ()) -> str:
     """The full key for `name`, itself or its last part where that is unique."""
     if name in known:
         return name
@@ -113,8 +149,8 @@ def resolve(name: str, known: Mapping[str, Any]) -> str:
     if ends:
         raise ConfigError(f"{name} could be {' or '.join(ends)}: write one of them in full")
     tails = {key.rpartition(".")[2]: key for key in known}
-    hint = did_you_mean(name, [*known, *tails])
-    raise ConfigError(f"unknown key {name}{hint or '; known: ' + ', '.join(known)}")
+    hint = did_you_mean(name, [*known, *tails, *others])
+    raise ConfigError(f"unknown key {name}{hint or '; known: ' + ', '.join([*known, *others])}")
 
 
 def expand(words: Iterable[str]) -> Iterator[str]:
@@ -131,7 +167,7 @@ def _file_words(path: Path) -> Iterator[str]:
 
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, yaml.YAMLError) as problem:
+    except (OSError, ValueError, yaml.YAMLError) as problem:
         raise ConfigError(f"cannot read {path}: {problem}") from problem
     if not isinstance(found, dict):
         raise ConfigError(f"{path} must hold keys and values, not {type(found).__name__}")
@@ -148,64 +184,6 @@ def to_words(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{full}={to_text(value)}"
 
 
-def to_text(value: Any) -> str:
-    """The text that `convert` reads back as `value`."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        parts = [to_text(item) for item in value]
-        return (
-            json.dumps(parts, ensure_ascii=False) if any("," in part for part in parts) else ",".join(parts)
-        )
-    return str(value)
-
-
-def convert(text: str, kind: Any, name: str) -> Any:
-    """`text` as a `kind`, or a ConfigError that says what was expected."""
-    origin = get_origin(kind)
-    if origin is Literal:
-        if text in get_args(kind):
-            return text
-        legal = ", ".join(get_args(kind))
-        raise ConfigError(f"{name}={text}: must be one of {legal}{did_you_mean(text, get_args(kind))}")
-    if origin in (typing.Union, types.UnionType):
-        inner = [arg for arg in get_args(kind) if arg is not type(None)]
-        return None if text.lower() in ("none", "null", "") else convert(text, inner[0], name)
-    if origin is tuple:
-        return tuple(convert(part, get_args(kind)[0], name) for part in _parts(text, name))
-    return _scalar(text, kind, name)
-
-
-def _scalar(text: str, kind: Any, name: str) -> Any:
-    if kind is str:
-        return text
-    if kind is bool:
-        if text.lower() in ("true", "yes", "on", "1"):
-            return True
-        if text.lower() in ("false", "no", "off", "0"):
-            return False
-        raise ConfigError(f"{name}={text}: must be true or false")
-    try:
-        value = kind(text)
-    except ValueError:
-        expected = {"int": "a whole number", "float": "a number"}[kind.__name__]
-        raise ConfigError(f"{name}={text}: must be {expected}") from None
-    if value != value or value in (float("inf"), float("-inf")):
-        raise ConfigError(f"{name}={text}: must be a finite number")
-    return value
-
-
-def _parts(text: str, name: str) -> list[str]:
-    if text.startswith("["):
-        try:
-            return [str(part) for part in json.loads(text)]
-        except ValueError as problem:
-            raise ConfigError(f"{name}={text}: not a JSON list: {problem}") from None
-    return [part.strip() for part in text.split(",")] if text else []
-
-
 def _fill(schema: type[C], values: Mapping[str, Any], prefix: str) -> C:
     hints = typing.get_type_hints(schema)
     arguments: dict[str, Any] = {}
@@ -218,6 +196,16 @@ def _fill(schema: type[C], values: Mapping[str, Any], prefix: str) -> C:
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{full} is required: give {full}=...")
     return schema(**arguments)
+
+
+def key_lines(schema: type[Any], prefix: str = "") -> Iterator[str]:
+    """For people: every key with its default, type and meaning."""
+    for key in keys(schema, prefix):
+        default = "..." if key.required else to_text(key.default)
+        notes = (kind_name(key.kind), key.limits, "required" if key.required else "")
+        yield f"  {key.name}={default}  {', '.join(note for note in notes if note)}"
+        if key.help:
+            yield f"      {key.help}"
 
 
 def resolved_words(config: Any) -> list[str]:
@@ -240,45 +228,3 @@ def _get(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = getattr(config, part)
     return config
-
-
-def kind_name(kind: Any) -> str:
-    """A type for people: `a, b or c`, `list of int`."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return " | ".join(inner)
-    if origin is tuple:
-        return f"list of {kind_name(inner[0])}"
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join("none" if arg is type(None) else kind_name(arg) for arg in inner)
-    return str(getattr(kind, "__name__", kind))
-
-
-def layered(schema: type[Any], prefix: str, words: Iterable[str]) -> list[str]:
-    """`words` with those of lower rank before them: user file, project `datakit.toml`, environment.
-
-    Environment: DATAKIT_<KEY>, as DATAKIT_WORKERS for run.workers. Files: the table named `prefix`.
-    """
-    known = {key.name for key in keys(schema)}
-    config_home = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
-    below: list[str] = []
-    for path in (config_home / "datakit" / "datakit.toml", Path("datakit.toml")):
-        below += list(to_words(_toml_table(path, prefix)))
-    below += [
-        f"{name}={os.environ[variable]}"
-        for name in sorted(known)
-        if (variable := "DATAKIT_" + name.upper().replace(".", "_")) in os.environ
-    ]
-    return [*below, *words]
-
-
-def _toml_table(path: Path, table: str) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get(table, {})
-    except FileNotFoundError:
-        return {}
-    except (OSError, tomllib.TOMLDecodeError) as problem:
-        raise ConfigError(f"cannot read {path}: {problem}") from problem
-    return dict(found)

@@ -10,14 +10,15 @@ import ast
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 from types import ModuleType
 
-from datakit.config import RunOptions, keys, kind_name, to_text
-from datakit.errors import ConfigError, did_you_mean
+from datakit.config import RunOptions, key_lines
+from datakit.errors import ConfigError, DatakitError, did_you_mean
 
 GROUP = "datakit.recipes"
 
@@ -55,8 +56,22 @@ def _from_file(path: Path) -> ModuleType:
         raise ConfigError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except DatakitError:
+        raise
+    except Exception as problem:
+        raise ConfigError(_where(path, module.__file__, problem)) from problem
     return module
+
+
+def _where(path: Path, file: str | None, problem: Exception) -> str:
+    """File, line and error of a recipe that cannot be imported."""
+    if isinstance(problem, SyntaxError):
+        return f"{problem.filename or path}, line {problem.lineno}: {problem.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename == file]
+    line = f", line {lines[-1]}" if lines else ""
+    return f"{path}{line}: {type(problem).__name__}: {problem}"
 
 
 def _from_name(name: str) -> ModuleType:
@@ -75,8 +90,5 @@ def recipe_help(name: str) -> Iterator[str]:
     yield (module.__doc__ or name).strip()
     for title, schema, prefix in (("Keys", module.Config, ""), ("How to run", RunOptions, "run.")):
         yield f"\n{title} (key=default  type  meaning):"
-        for key in keys(schema):
-            yield f"  {prefix}{key.name}={to_text(key.default)}  {kind_name(key.kind)}"
-            if key.help:
-                yield f"      {key.help}"
+        yield from key_lines(schema, prefix)
     yield "  out=builds/" + Path(name).stem + "  where the tree goes"

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
+SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # what Pillow may open; no EPS, FITS, TIFF
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "SVG": "svg"}
+DEEP = ("I", "F")  # Pillow's modes of more than 8 bits begin so
 MAX_PIXELS = 100_000_000  # of one frame, before decoding; a 50,000 x 50,000 PNG is 40 kB on disk
 SVG_SIDE = 96  # px, where the caller names no size
 EXIF_ORIENTATION = 0x0112
@@ -57,6 +59,7 @@ class Header:
     frames: int = 1
     orientation: int = 1
     alpha: bool = False
+    depth: int = 8  # bits a channel, as stored
 
 
 class Image:
@@ -92,14 +95,18 @@ class Image:
         if _looks_like_svg(self.encoded):
             return Header(format="SVG", width=SVG_SIDE, height=SVG_SIDE, mode="RGBA")
         with _decoding(), _open(self.encoded) as picture:
+            # MPO is what Pillow calls a JPEG with further pictures behind it, as phones write: to every JPEG decoder
+            # the first picture and nothing else.
+            several = picture.format == "MPO"
             return Header(
-                format=str(picture.format),
+                format="JPEG" if several else str(picture.format),
                 width=picture.width,
                 height=picture.height,
                 mode=picture.mode,
-                frames=int(getattr(picture, "n_frames", 1)),
+                frames=1 if several else int(getattr(picture, "n_frames", 1)),
                 orientation=_orientation(picture),
                 alpha=_has_alpha(picture),
+                depth=_depth(picture, self.encoded),
             )
 
     @cached_property
@@ -112,6 +119,13 @@ class Image:
 
     def __repr__(self) -> str:
         return f"Image({self._data!r})" if self.blob else f"Image({len(self.encoded)} bytes)"
+
+
+def format_of(head: bytes) -> str | None:
+    """The format that the first 16 bytes of a file are of, if it is one of ours; SVG is none, being text."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for start, name in SIGNATURES.items() if head.startswith(start)), None)
 
 
 def decode(data: bytes) -> Pixels:
@@ -199,6 +213,13 @@ def _orientation(picture: PIL.Image.Image) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
+def _depth(picture: PIL.Image.Image, data: bytes) -> int:
+    """Bits a channel. Pillow shows a 16-bit RGB PNG as RGB; its header (IHDR, byte 24 of the file) says better."""
+    if picture.format == "PNG" and len(data) > 24:
+        return data[24]
+    return 16 if picture.mode.startswith(DEEP) else 8
+
+
 def _has_alpha(picture: PIL.Image.Image) -> bool:
     return picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
 
@@ -207,7 +228,7 @@ def _to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     import numpy as np
     from PIL import Image as pil
 
-    if picture.mode.startswith("I") or picture.mode == "F":
+    if picture.mode.startswith(DEEP):
         # 16-bit: Pillow's own conversion clips at 255 instead of scaling.
         deep = np.asarray(picture).astype(np.float64)
         return pil.fromarray((deep / max(deep.max(), 65535.0) * 255 + 0.5).astype(np.uint8)).convert("RGB")
@@ -227,11 +248,29 @@ def _render_svg(data: bytes, side: int) -> Pixels:
         import resvg_py
     except ImportError as problem:
         raise MissingExtra("drawing SVG", "demo") from problem
+    _refuse_references(data)
     try:
         drawn = resvg_py.svg_to_bytes(svg_string=data.decode(), width=side, height=side)
     except (ValueError, UnicodeDecodeError) as problem:
         raise SampleError("undecodable", f"SVG: {problem}") from problem
     return decode(bytes(drawn))
+
+
+def _refuse_references(data: bytes) -> None:
+    """A drawing that would draw other files of this machine into itself is no image of the source."""
+    from xml.etree import ElementTree
+
+    try:
+        tree = ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError) as problem:
+        raise SampleError("undecodable", f"SVG: {problem}") from problem
+    for element in tree.iter():
+        if str(element.tag).rpartition("}")[2] == "a":
+            continue  # a link draws nothing
+        for name, value in element.attrib.items():
+            inside = value.strip().startswith(("#", "data:image/png", "data:image/jpeg", "data:image/webp"))
+            if name.rpartition("}")[2] == "href" and value.strip() and not inside:
+                raise SampleError("outside_reference", f"SVG: it refers to {value.strip()[:80]!r}")
 
 
 def _what_it_is(data: bytes) -> str:

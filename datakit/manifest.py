@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 
 from datakit.errors import EnvironmentProblem, StoreError
 
+_PART = re.compile(r"\.part-(\d{1,7})(-\w+)?$")  # the kernel's largest pid has seven digits
 LIBRARIES = ("datakit", "numpy", "pyarrow", "pillow", "faiss-cpu", "onnxruntime", "torch", "pytorch-ood")
 
 
@@ -27,7 +29,8 @@ LIBRARIES = ("datakit", "numpy", "pyarrow", "pillow", "faiss-cpu", "onnxruntime"
 class Manifest:
     """What a shard of a step holds. `inputs` = `samples` + dropped + failed, or the build stops.
 
-    `stages`: [name, version, code hash] of what made it; `files`: name → bytes.
+    `stages`: [name, version, code hash] of what made it; `code`: hash of theirs and of all before them;
+    `files`: name → bytes.
     """
 
     fingerprint: str
@@ -39,6 +42,7 @@ class Manifest:
     failed: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
     stages: list[list[Any]] = field(default_factory=list)
+    code: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     groups: list[list[Any]] = field(default_factory=list)  # repartition: [group, index, of, rows]
     seconds: float = 0.0
@@ -126,8 +130,8 @@ def remove_orphans(folder: Path, *, ours: bool) -> int:
     """
     removed = 0
     for part in folder.rglob("*.part-*"):
-        pid = part.name.rpartition(".part-")[2].split("-")[0]
-        if ours or (pid.isdigit() and not _alive(int(pid))):
+        found = _PART.search(part.name)
+        if found and (ours or not _alive(int(found[1]))):
             part.unlink(missing_ok=True)
             removed += 1
     return removed

@@ -125,12 +125,14 @@ class Recipe:
 
     `lists`: name → table with `key` and `split`: a further selection over the same shards.
     `files`: path in the tree → a result (text, JSON, table).  `checks`: results that are lists of findings.
+    `fetches`: what its stages may ask the network for, in words; of catalogs, their readers say so.
     """
 
     store: Store
     checks: Sequence[Ref[list[dict[str, Any]]]] = ()
     lists: Mapping[str, Ref[Any]] = field(default_factory=dict)
     files: Mapping[str, Ref[Any]] = field(default_factory=dict)
+    fetches: Sequence[str] = ()
 
     def targets(self) -> list[Step]:
         """The steps that the tree is made of; everything else is on the way to them."""
@@ -160,6 +162,7 @@ class Plan:
         self.recipe = recipe
         self._checksums = checksums
         self._fingerprints: dict[int, str] = {}
+        self._lineages: dict[int, str] = {}
         self.steps: dict[str, Step] = {}
         for target in recipe.targets():
             self._visit(target)
@@ -176,6 +179,16 @@ class Plan:
     def fingerprint(self, step: Step) -> str:
         """24 hex digits: verb, stages (name, version, keywords), inputs' fingerprints, catalogs' checksums."""
         return self._fingerprints[id(step)]
+
+    def lineage(self, step: Step) -> str:
+        """Hash of the code of a step's stages and of all before it. Two steps of one fingerprint differ in it where
+        code changed and no version did.
+        """
+        if id(step) not in self._lineages:
+            codes = [[stage.name, stage.version, stage.code] for stage in step.stages]
+            text = json.dumps([codes, *(self.lineage(need) for need in step.needs())])
+            self._lineages[id(step)] = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        return self._lineages[id(step)]
 
     def _make(self, step: Step) -> str:
         described = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,14 +42,16 @@ def test_a_recipes_help_lists_its_keys_with_types_and_defaults() -> None:
     assert "run.workers=0  int" in text and "out=builds/fg_ood" in text
 
 
-def test_help_costs_little_processor_time() -> None:
+@pytest.mark.parametrize("word", ["--help", "recipes"])
+def test_help_and_recipes_cost_little_processor_time(word: str) -> None:
     script = "import resource, subprocess, sys\n" + (
-        "subprocess.run([sys.executable, '-m', 'datakit.cli', '--help'], capture_output=True)\n"
+        f"command = [sys.executable, '-m', 'datakit.cli', {word!r}]\n"
+        "assert b'fg_ood' in subprocess.run(command, check=True, capture_output=True).stdout\n"
         "used = resource.getrusage(resource.RUSAGE_CHILDREN)\nprint(used.ru_utime + used.ru_stime)\n"
     )
+    command = [sys.executable, "-c", script]
     found = [
-        float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout)
-        for _ in range(3)
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3)
     ]
     assert min(found) <= 0.3
 
@@ -58,7 +62,9 @@ def test_a_wrong_verb_or_word_exits_2_and_says_what_was_meant() -> None:
         (["build"], "which recipe?"),
         (["build", "recipe=fg_oodd"], "did you mean fg_ood?"),
         (["build", f"recipe={TOY}", "sample=3"], "did you mean samples?"),
-        (["build", f"recipe={TOY}", "run.worker=3"], "did you mean workers?"),
+        (["build", f"recipe={TOY}", "run.worker=3"], "did you mean run.workers?"),
+        (["plan", f"recipe={TOY}", "run.max_failed=7"], "must be from 0 to 1"),
+        (["show", "recip=fg_ood"], "did you mean recipe?"),
         (["show", "catalog=emojy"], "did you mean emoji?"),
     ):
         done = run(*words)
@@ -81,6 +87,36 @@ def test_data_goes_to_stdout_and_words_to_stderr(tmp_path: Path) -> None:
     again = run("build", f"recipe={TOY}", f"out={out}", "run.inline=true", "--json")
     events = [json.loads(line) for line in again.stdout.splitlines()]
     assert events[-1]["event"] == "finished" and events[-1]["fresh"] is False and events[-1]["v"] == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["build", "--help"], ["catalogs"], ["plan", f"recipe={TOY}"], ["show", "catalog=emojy"]],
+)
+def test_a_reader_that_goes_away_ends_a_verb_quietly_as_by_sigpipe(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "datakit.cli", *words]
+    only_errors = words[0] == "show"
+    done = subprocess.run(command, stdout=writer, stderr=writer if only_errors else subprocess.PIPE)
+    os.close(writer)
+    assert done.returncode == 128 + signal.SIGPIPE and not done.stderr
+
+
+def test_a_build_whose_reader_goes_away_is_not_taken_for_done(tmp_path: Path) -> None:
+    words = ["build", f"recipe={TOY}", f"out={tmp_path / 'out'}", "--json", "run.workers=1", "samples=200"]
+    command = [sys.executable, "-m", "datakit.cli", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr and process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 128 + signal.SIGPIPE and not process.stderr.read()
+    process.stderr.close()
+
+
+def test_export_help_lists_its_keys_and_formats() -> None:
+    text = run("export", "--help").stdout
+    assert "store=...  str, required" in text and "format=openood  openood | imagefolder" in text
+    assert "list of keys: seed1" in text
 
 
 def test_why_tells_what_became_of_a_sample(tmp_path: Path) -> None:

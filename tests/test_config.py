@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datakit.config import as_dict, layered, parse, resolved_words, to_words
+from datakit.config import as_dict, parse, resolved_words, to_words
 from datakit.errors import ConfigError
+from datakit.layers import layered
+from datakit.values import convert, to_text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
     mode: Literal["random", "taxonomy"] = "random"
-    fraction: float = 0.25
+    fraction: float = field(default=0.25, metadata={"least": 0, "most": 1})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Schema:
     name: str = "x"
     count: int = 3
     flag: bool = False
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = field(default=(0, 1), metadata={"least": 0})
     names: tuple[str, ...] = ()
     limit: float | None = None
     holdout: Holdout = field(default_factory=Holdout)
@@ -63,6 +65,9 @@ def test_lists_grow_and_keys_go_back_to_their_default() -> None:
         ("count", "is not key=value"),
         ("@nowhere.yaml", "cannot read nowhere.yaml"),
         ("seeds=[1", "not a JSON list"),
+        ("fraction=1.5", "holdout.fraction=1.5: must be from 0 to 1"),
+        ("seeds=3,-4", "seeds=3,-4: must be at least 0"),
+        ("seeds+=-4", "must be at least 0"),
     ],
 )
 def test_a_wrong_word_is_named_with_what_to_do(word: str, said: str) -> None:
@@ -82,15 +87,60 @@ def test_a_file_of_words_is_text_and_nothing_else(tmp_path: Path) -> None:
     st.builds(
         Schema,
         name=st.text(),
-        seeds=st.lists(st.integers()).map(tuple),
-        names=st.lists(
-            st.text(alphabet=st.characters(exclude_characters=" [", categories=["L", "P"]), min_size=1)
-        ).map(tuple),
+        seeds=st.lists(st.integers(min_value=0)).map(tuple),
+        names=st.lists(st.text()).map(tuple),
         limit=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     )
 )
 def test_resolved_words_give_the_schema_back(schema: Schema) -> None:
     assert as_dict(parse(Schema, resolved_words(schema))) == as_dict(schema)
+
+
+@pytest.mark.parametrize(
+    "names", [("[a]",), ("a ",), ("",), ("", ""), ("a", "[b"), ("a,b",), ('"',), (), ("a",)]
+)
+def test_a_list_of_any_texts_comes_back(names: tuple[str, ...]) -> None:
+    assert convert(to_text(names), tuple[str, ...], "names") == names
+
+
+def test_a_list_that_must_be_given_can_be_added_to() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Required:
+        names: tuple[str, ...]
+
+    assert parse(Required, ["names+=a", "names+=b"]).names == ("a", "b")
+
+
+def test_a_file_of_words_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bin.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"cannot read .*bin\.yaml"):
+        parse(Schema, [f"@{path}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[toy]\ncuont = 1\n", "datakit.toml [toy]: unknown key cuont; did you mean count?"),
+        ("[toy]\ncount = 'many'\n", "datakit.toml [toy]: count=many: must be a whole number"),
+        ("toy = 2\n", "datakit.toml: toy must be a table of keys: [toy]"),
+        ("[toy\n", "cannot read datakit.toml"),
+        ("name = '\xff'\n", "cannot read datakit.toml"),
+    ],
+)
+def test_a_wrong_word_of_a_project_file_is_named_with_the_file(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("datakit.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        layered(Schema, "toy", [])
+
+
+def test_a_wrong_word_of_the_environment_is_named_with_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAKIT_COUNT", "many")
+    with pytest.raises(ConfigError, match=r"DATAKIT_COUNT: run\.count=many: must be a whole number"):
+        layered(Schema, "toy", [], "run.")
 
 
 def test_keywords_become_words() -> None:

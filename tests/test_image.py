@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +19,7 @@ from datakit.blob import Blob
 from datakit.errors import SampleError
 from datakit.image import Image
 from datakit.stage import Drop, Ref, Sample
-from datakit.stages.image import intake, shrink
+from datakit.stages.image import common_format, intake, shrink
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> pil.Image:
@@ -151,3 +154,95 @@ def test_no_mutant_of_an_image_does_worse_than_a_sample_error(data: st.DataObjec
         take(bytes(mutant[: data.draw(st.integers(0, len(mutant)))]))
     except SampleError as problem:
         assert problem.reason.isidentifier()
+
+
+def test_a_jpeg_with_further_pictures_behind_it_is_a_jpeg(tmp_path: Path) -> None:
+    """Phones write them; Pillow calls them MPO."""
+    path = tmp_path / "phone.mpo"
+    picture().save(path, format="MPO", save_all=True, append_images=[picture("L").convert("RGB")])
+    data = path.read_bytes()
+    with pil.open(path) as seen:
+        assert seen.format == "MPO"
+    sample = take(data)
+    assert sample["image"].encoded == data and sample["changes"] == [] and sample["format"] == "JPEG"
+    assert np.abs(sample["image"].array.astype(int) - np.asarray(picture()).astype(int)).mean() < 8
+
+
+def deep_rgb() -> bytes:
+    """A 16-bit RGB PNG by hand: Pillow writes none."""
+    rows = b"".join(b"\0" + bytes(range(24)) for _ in range(4))  # no filter; 4 px of 6 bytes
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_sixteen_bits_of_colour_are_mended_too() -> None:
+    sample = take(deep_rgb(), "PNG")
+    assert sample["changes"] == ["16bit"] and sample["image"].header.depth == 8
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
+def test_eight_bits_or_fewer_are_left_as_they_are(mode: str) -> None:
+    data = encoded(picture(mode), "PNG")
+    assert take(data, "PNG")["image"].encoded == data
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        '<image href="{secret}" width="96" height="96"/>',
+        '<image xlink:href="file://{secret}" width="96" height="96"/>',
+        '<image hr&#101;f="{secret}" href="&#47;{secret}" width="96" height="96"/>',
+        '<use href="other.svg#a"/>',
+        '<image href="data:image/svg+xml;base64,AAAA" width="9" height="9"/>',
+    ],
+)
+def test_a_drawing_draws_nothing_from_outside(tmp_path: Path, drawing: str) -> None:
+    secret = tmp_path / "secret.png"
+    pil.new("RGB", (8, 8), (1, 200, 3)).save(secret)
+    space = (
+        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 96 96"'
+    )
+    with pytest.raises(SampleError, match=r"outside_reference|undecodable"):
+        take(f"<svg {space}>{drawing.format(secret=secret)}</svg>".encode(), "PNG")
+
+
+def test_a_drawing_may_link_and_refer_to_itself() -> None:
+    space = 'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 96 96"'
+    body = '<a href="https://example.org/"><rect id="r" width="96" height="96"/></a><use href="#r"/>'
+    assert take(f"<svg {space}>{body}</svg>".encode(), "PNG")["width"] == 96
+
+
+def test_the_published_format_is_told_by_the_bytes(tmp_path: Path) -> None:
+    """Images out of shards and tables have names without endings."""
+    photograph, drawing = encoded(picture(), "JPEG"), encoded(picture(), "PNG")
+    webp = encoded(picture(), "WEBP")
+    for found, wanted in [
+        ([photograph, drawing], "JPEG"), ([drawing, webp], "PNG"), ([webp, webp, b"<html>"], "WEBP"),
+        ([b""], "PNG"),
+    ]:  # fmt: skip
+        assert common_format()(Named([Image(data) for data in found])) == wanted
+    gone = Image(Blob(str(tmp_path / "gone"), 0, 9))
+    assert common_format()(Named([gone, Image(photograph)])) == "JPEG"
+
+
+class Named:
+    """Rows of the main pool whose names say nothing."""
+
+    def __init__(self, images: list[Image]) -> None:
+        self._images = images
+
+    def table(self, columns: list[str]) -> pa.Table:
+        assert columns == ["pool"]
+        return pa.table({"pool": ["main"] * len(self._images)})
+
+    def images(self) -> list[Image]:
+        return self._images

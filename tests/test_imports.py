@@ -54,9 +54,9 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             yield node.module.partition(".")[0], id(node) in top
 
 
-def offences() -> Iterator[str]:
-    for path in sorted([*ROOT.glob("datakit/**/*.py"), *ROOT.glob("recipes/*.py")]):
-        name = path.relative_to(ROOT).as_posix()
+def offences(root: Path = ROOT) -> Iterator[str]:
+    for path in sorted([*root.glob("datakit/**/*.py"), *root.glob("recipes/*.py")]):
+        name = path.relative_to(root).as_posix()
         for library, at_top in imports(path):
             where, top = TABLE.get(library, (ANYWHERE, ANYWHERE))
             if not name.startswith(where):
@@ -69,8 +69,23 @@ def test_every_library_is_imported_only_where_it_is_owned() -> None:
     assert not list(offences())
 
 
-@pytest.mark.parametrize("line", ["import torch", "from datasets import load_dataset"])
-def test_an_import_in_the_wrong_place_would_be_found(line: str, tmp_path: Path) -> None:
-    path = tmp_path / "cli.py"
+@pytest.mark.parametrize(
+    ("name", "line", "found"),
+    [
+        ("datakit/cli.py", "import torch", ["datakit/cli.py imports torch"]),
+        (
+            "datakit/stages/x.py",
+            "from datasets import load_dataset",
+            ["datakit/stages/x.py imports datasets"],
+        ),
+        ("datakit/stages/x.py", "import faiss", ["datakit/stages/x.py imports faiss at its top"]),
+        ("datakit/stages/x.py", "def f():\n    import faiss", []),
+    ],
+)
+def test_an_import_in_the_wrong_place_would_be_found(
+    name: str, line: str, found: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
     path.write_text(line + "\n")
-    assert [found for found in imports(path)] == [(line.split()[1], True)]
+    assert list(offences(tmp_path)) == found

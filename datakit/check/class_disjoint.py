@@ -14,7 +14,7 @@ from datakit.stage import Ref, Rows, reduce
 from datakit.stages.names import canonical
 
 
-@reduce(version=1)
+@reduce(version=2)
 def check_class_disjoint(
     rows: Rows,
     *,

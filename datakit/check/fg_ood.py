@@ -31,29 +31,32 @@ def split_checks(
     seed: int,
     alike: Mapping[str, Any],
     tiers: str,
+    attributes: Ref[Any],
     max_sim_to_test: float | None,
-    wordnet: str,
+    shunned: Mapping[str, Any],
+    synonyms: Sequence[Sequence[str]],
     labels: Mapping[str, int],
-    pretrained: Sequence[str],
+    pretrained: Mapping[str, Sequence[str]],
 ) -> list[Ref[list[dict[str, Any]]]]:
     """The checks of one seed's split table, each measured anew from the rows.
 
-    alike: the keywords that the duplicates were searched with; labels: label_base and label_count, where the
-    source declares them; max_sim_to_test None: outliers are not compared with the test.
+    alike: the keywords that the duplicates were searched with; shunned: those that leaky outliers were found
+    with; labels: label_base and label_count, where the source declares them; pretrained: model → the labels it
+    was trained on, none if they are not known; max_sim_to_test None: outliers are not compared with the test.
     """
     rows = features.rows
     stages = [
-        check_class_disjoint(split=table, seed=seed),
+        check_class_disjoint(split=table, seed=seed, synonyms=synonyms),
         check_label_table(split=table, seed=seed, **labels),
         check_identity_group(split=table, seed=seed),
         check_image_disjoint(split=table, seed=seed),
         check_near_dup(split=table, seed=seed, features=rows, **alike),
-        check_outlier_taxonomy(split=table, seed=seed, wordnet=wordnet),
-        check_tax_distance(split=table, seed=seed, tiers=tiers),
+        check_outlier_taxonomy(split=table, seed=seed, synonyms=synonyms, **shunned),
+        check_tax_distance(split=table, seed=seed, tiers=tiers, attributes=attributes),
         check_tier_sanity(split=table, seed=seed, features=rows),
         check_shortcut(split=table, seed=seed),
         check_power(split=table, seed=seed),
-        check_pretrain_overlap(split=table, seed=seed, pretrained=pretrained),
+        check_pretrain_overlap(split=table, seed=seed, synonyms=synonyms, pretrained=pretrained),
     ]
     if max_sim_to_test is not None:
         stages.append(

@@ -33,10 +33,6 @@ class Finding:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"keys": list(self.keys[:MAX_KEYS]), "detail": dict(self.detail)}
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Finding:
-        return cls(**{**data, "keys": tuple(data["keys"])})
-
 
 def first_keys(keys: Iterable[str]) -> tuple[str, ...]:
     """The first 50 different keys, sorted."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
 from datakit.check.finding import Finding, first_keys
-from datakit.check.sides import Columns, keys_of, only, read_split
+from datakit.check.sides import LISTS, Columns, only, read_split
 from datakit.stage import Ref, Rows, reduce
 
+Problems = dict[str, list[str]]  # what is wrong, in words → the keys of the images that say so
 
-@reduce(version=1)
+
+@reduce(version=2)
 def check_label_table(
     rows: Rows,
     *,
@@ -22,7 +25,8 @@ def check_label_table(
     label_count: int | None = None,
 ) -> list[dict[str, Any]]:
     """Labels of ID are 0 … K-1 in the order of the class names, all others -1; an ID class has train, val
-    and test images; in a source a label means one class and a class has one label, which is kept; every image
+    and test images; role, part and tier of an image are those of the list it is published in, on which all other
+    checks rely; in a source a label means one class and a class has one label, which is kept; every image
     left out has a reason. With label_base and label_count, the labels of the main pool must be exactly those:
     a declared label without images is a class that the model can never learn.
     """
@@ -31,12 +35,13 @@ def check_label_table(
         "wrong label": _wrong_labels(columns),
         "label outside ID": _labels_outside_id(columns),
         "ID class without train, val or test": _incomplete(columns),
+        "published as what it is not": _misplaced(columns),
         "left out without a reason": _silent(columns),
         "label and class not one to one": _ambiguous(columns),
         "original label lost or changed": _changed(columns, split.value["orig_label"].to_pylist()),
         "phantom or undeclared label": _undeclared(columns, label_base, label_count),
     }
-    bad = {name: found for name, found in problems.items() if found}
+    bad = {name: sorted(found) for name, found in problems.items() if found}
     classes = len(set(only(columns, role="id")["class_name"]))
     summary = "; ".join(f"{name}: {found[0]}" for name, found in bad.items())
     return [
@@ -45,7 +50,7 @@ def check_label_table(
             severity="fail",
             passed=not bad,
             count=sum(map(len, bad.values())),
-            keys=first_keys(keys_of(columns, "class_name", _incomplete(columns))),
+            keys=first_keys(key for found in problems.values() for keys in found.values() for key in keys),
             summary=summary or f"{classes} ID classes have the labels 0 to {classes - 1}",
             detail={
                 "id_classes": classes,
@@ -57,59 +62,96 @@ def check_label_table(
     ]
 
 
-def _wrong_labels(columns: Columns) -> list[str]:
+def _gathered(texts: Iterable[str | None], keys: Iterable[str]) -> Problems:
+    """The texts that are there, each with its keys."""
+    found = defaultdict[str, list[str]](list)
+    for text, key in zip(texts, keys, strict=True):
+        if text is not None:
+            found[text].append(key)
+    return found
+
+
+def _wrong_labels(columns: Columns) -> Problems:
     known = only(columns, role="id")
-    pairs = set(zip(known["label"], known["class_name"], strict=True))
-    right = set(enumerate(sorted({name for _, name in pairs})))
-    if not pairs:
-        return ["there is no ID class"]
-    return [f"{name} has {label}" for label, name in sorted(pairs - right)]
+    right = {name: label for label, name in enumerate(sorted(set(known["class_name"])))}
+    if not right:
+        return {"there is no ID class": []}
+    pairs = zip(known["class_name"], known["label"], strict=True)
+    return _gathered(
+        (f"{name} has {label}" if label != right[name] else None for name, label in pairs), known["key"]
+    )
 
 
-def _labels_outside_id(columns: Columns) -> list[str]:
+def _labels_outside_id(columns: Columns) -> Problems:
     others = only(columns, role=("ood", "val_ood", "outlier", "unused"))
-    pairs = set(zip(others["class_name"], others["label"], strict=True))
-    return sorted(f"{name} has {label}" for name, label in pairs if label != -1)
+    pairs = zip(others["class_name"], others["label"], strict=True)
+    return _gathered((f"{name} has {label}" if label != -1 else None for name, label in pairs), others["key"])
 
 
-def _incomplete(columns: Columns) -> list[str]:
+def _incomplete(columns: Columns) -> Problems:
+    known = only(columns, role="id")
     parts = defaultdict[str, set[str]](set)
-    for name, role, part in zip(columns["class_name"], columns["role"], columns["split"], strict=True):
-        if role == "id":
-            parts[name].add(part)
-    return sorted(name for name, found in parts.items() if found != {"train", "val", "test"})
+    for name, part in zip(known["class_name"], known["split"], strict=True):
+        parts[name].add(part)
+    whole = {"train", "val", "test"}
+    names = (None if parts[name] == whole else name for name in known["class_name"])
+    return _gathered(names, known["key"])
 
 
-def _silent(columns: Columns) -> list[str]:
+def _misplaced(columns: Columns) -> Problems:
+    """Images whose role, part or tier is not that of the published list."""
+    names = ("class_name", "publish", "role", "split", "tier")
+
+    def text(name: str | None, publish: str, role: str, part: str | None, tier: str | None) -> str | None:
+        if publish in LISTS:
+            wanted_role, wanted_part, tiers = LISTS[publish]
+            if role == wanted_role and part == wanted_part and tier in tiers:
+                return None
+        told = " ".join(filter(None, (role, part, tier)))
+        return f"{name or 'an image'} is {told}, but published in {publish}"
+
+    return _gathered((text(*row) for row in zip(*(columns[n] for n in names), strict=True)), columns["key"])
+
+
+def _silent(columns: Columns) -> Problems:
     left = only(columns, role="unused")
-    return sorted(key for key, reason in zip(left["key"], left["reason"], strict=True) if not reason)
+    pairs = zip(left["key"], left["reason"], strict=True)
+    return _gathered((None if reason else key for key, reason in pairs), left["key"])
 
 
-def _ambiguous(columns: Columns) -> list[str]:
+def _ambiguous(columns: Columns) -> Problems:
     """Classes with two labels and labels of two classes, catalog by catalog."""
     classes, labels = defaultdict[Any, set[Any]](set), defaultdict[Any, set[Any]](set)
-    names = ("catalog", "class_name", "orig_label")
-    for catalog, name, label in set(zip(*(columns[column] for column in names), strict=True)):
+    names = [columns[column] for column in ("catalog", "class_name", "orig_label")]
+    for catalog, name, label in set(zip(*names, strict=True)):
         if name is not None and label is not None:
             classes[catalog, label].add(name)
             labels[catalog, name].add(label)
-    twice = [f"label {label} is {sorted(found)}" for (_, label), found in classes.items() if len(found) > 1]
-    torn = [f"{name} is {sorted(found)}" for (_, name), found in labels.items() if len(found) > 1]
-    return sorted(twice + torn)
+    found = defaultdict[str, list[str]](list)
+    for catalog, name, label, key in zip(*names, columns["key"], strict=True):
+        if len(classes[catalog, label]) > 1:
+            found[f"label {label} is {sorted(classes[catalog, label])}"].append(key)
+        if len(labels[catalog, name]) > 1:
+            found[f"{name} is {sorted(labels[catalog, name])}"].append(key)
+    return found
 
 
-def _changed(columns: Columns, stored: list[int | None]) -> list[str]:
-    """Keys whose original label in the split is not the one in the rows."""
+def _changed(columns: Columns, stored: list[int | None]) -> Problems:
+    """Images whose original label in the split is not the one in the rows."""
     pairs = zip(columns["key"], columns["orig_label"], stored, strict=True)
-    return sorted(key for key, label, told in pairs if label != told)
+    return _gathered((key if label != told else None for key, label, told in pairs), columns["key"])
 
 
-def _undeclared(columns: Columns, base: int | None, count: int | None) -> list[str]:
+def _undeclared(columns: Columns, base: int | None, count: int | None) -> Problems:
     if base is None or count is None:
-        return []
+        return {}
     main = only(columns, pool="main")
-    present = {label for label in main["orig_label"] if label is not None}
-    declared = set(range(base, base + count))
-    return [f"{label} has no image" for label in sorted(declared - present)] + [
-        f"{label} is not among {base} … {base + count - 1}" for label in sorted(present - declared)
-    ]
+    declared = range(base, base + count)
+    missing = {
+        f"{label} has no image": list[str]() for label in sorted(set(declared).difference(main["orig_label"]))
+    }
+    texts = (
+        None if label is None or label in declared else f"{label} is not among {base} … {base + count - 1}"
+        for label in main["orig_label"]
+    )
+    return missing | _gathered(texts, main["key"])

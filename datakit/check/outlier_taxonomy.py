@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ Same = Callable[[str], str]  # a name → its normal form
 Kind = tuple[str, str, tuple[str, ...]]  # concept, class, taxonomy levels; "" for none
 
 
-@reduce(version=1)
+@reduce(version=2)
 def check_outlier_taxonomy(
     rows: Rows,
     *,
@@ -27,23 +27,21 @@ def check_outlier_taxonomy(
     roots: Sequence[str] = (),
     root_depth: int = 1,
     synonyms: Sequence[Sequence[str]] = (),
-    edges: Ref[pa.Table] | None = None,
     wordnet: str = "",
 ) -> list[dict[str, Any]]:
-    """From each outlier's concept, class and taxonomy levels up to the top, over `edges` (child, parent) and
-    WordNet: none of what is passed is an ID or OOD class, its concept, its ancestor at level `root_depth`, or
+    """From each outlier's concept, class and taxonomy levels up to the top, over WordNet:
+    none of what is passed is an ID or OOD class, its concept, its ancestor at level `root_depth`, or
     one of `roots`. The climb goes up where `leaky_outliers` goes down.
     """
     columns = read_split(rows, split.value, "concept", "taxonomy")
-    nouns = read_nouns(wordnet) if wordnet else Nouns(parents={}, senses={}, words={})
+    nouns = read_nouns(wordnet) if wordnet else Nouns(parents={}, senses={})
     same = canonical(synonyms)
     ours = only(columns, role=("id", "ood", "val_ood"))
     tops = {node for name in [*roots, *_roots(ours, root_depth)] for node in _nodes(name, same, nouns)}
-    above = _parents(edges.value if edges else None, same, nouns)
     outliers = only(columns, role="outlier")
     leaky = defaultdict[str, list[str]](list)
     for kind, keys in _by_kind(outliers).items():
-        hit = _climb(_starts(kind, same, nouns), above) & tops
+        hit = _climb(_starts(kind, same, nouns), nouns.parents) & tops
         if hit:
             leaky[f"{kind[1] or kind[0]} under {min(hit)}"] += keys
     count = sum(map(len, leaky.values()))
@@ -87,23 +85,14 @@ def _by_kind(outliers: Columns) -> dict[Kind, list[str]]:
 
 def _starts(kind: Kind, same: Same, nouns: Nouns) -> set[str]:
     concept, name, levels = kind
-    starts = {same(word) for word in (concept, name, *levels) if word}
-    # A concept says which sense is meant; a bare word may mean any.
-    return starts if concept in nouns.parents or not name else starts | _nodes(name, same, nouns)
+    words = [word for word in (concept, name, *levels) if word]
+    # A wnid says which sense is meant; a bare word may mean any.
+    if concept in nouns.parents:
+        return {same(word) for word in words}
+    return {node for word in words for node in _nodes(word, same, nouns)}
 
 
-def _parents(edges: pa.Table | None, same: Same, nouns: Nouns) -> dict[str, set[str]]:
-    """Node → nodes one level up."""
-    found = defaultdict[str, set[str]](set)
-    for wnid, above in nouns.parents.items():
-        found[wnid].update(above)
-    if edges is not None:
-        for child, parent in zip(edges["child"].to_pylist(), edges["parent"].to_pylist(), strict=True):
-            found[same(child)].add(same(parent))
-    return found
-
-
-def _climb(starts: set[str], above: Mapping[str, set[str]]) -> set[str]:
+def _climb(starts: set[str], above: Mapping[str, Iterable[str]]) -> set[str]:
     """`starts` and everything over them."""
     seen, level = set(starts), set(starts)
     while level:

@@ -1,8 +1,8 @@
-"""Which OOD classes has the pre-trained backbone seen?"""
+"""Which OOD classes have the pre-trained models seen?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,22 +13,25 @@ from datakit.stage import Ref, Rows, reduce
 from datakit.stages.names import canonical
 
 
-@reduce(version=1)
+@reduce(version=2)
 def check_pretrain_overlap(
     rows: Rows,
     *,
     split: Ref[pa.Table],
-    pretrained: Sequence[str],
+    pretrained: Mapping[str, Sequence[str]],
     seed: int | None = None,
     synonyms: Sequence[Sequence[str]] = (),
 ) -> list[dict[str, Any]]:
-    """OOD test classes that are among the labels a backbone was trained on, by normalised name.
+    """OOD test classes that are among the labels a model was trained on, by normalised name.
 
-    pretrained: its label names; `great grey owl, Strix nebulosa` counts as two. A class may be known to a
-    backbone under a wider name too: this finds the same name only.
+    pretrained: model → its label names, none if they are not known: then nothing is claimed of it, and the
+    check does not pass. `great grey owl, Strix nebulosa` counts as two names. A class may be known to a model
+    under a wider name too: this finds the same name only.
     """
     same = canonical(synonyms)
-    seen = {same(part) for label in pretrained for part in label.split(",")}
+    seen = {same(part) for labels in pretrained.values() for label in labels for part in label.split(",")}
+    told = [model for model, labels in pretrained.items() if labels]
+    untold = [model for model, labels in pretrained.items() if not labels]
     held = only(read_split(rows, split.value), publish=OOD_LISTS)
     classes = sorted(set(held["class_name"]))
     known = [name for name in classes if same(name) in seen]
@@ -36,13 +39,18 @@ def check_pretrain_overlap(
         Finding(
             id="pretrain_overlap",
             severity="info",
-            passed=not known,
+            passed=not known and not untold,
             count=len(known),
             keys=first_keys(keys_of(held, "class_name", known)),
-            value=len(known) / len(classes) if classes else None,
-            summary=f"{count_of(len(known), 'OOD class is', 'OOD classes are')} among the "
-            f"{len(pretrained)} labels of the pre-training, of {len(classes)}",
-            detail={"classes": known},
+            value=len(known) / len(classes) if classes and told else None,
+            summary=_summary(len(known), len(classes), told, untold),
+            detail={"classes": known, "not_known": untold},
             seed=seed,
         ).to_json()
     ]
+
+
+def _summary(known: int, classes: int, told: Sequence[str], untold: Sequence[str]) -> str:
+    found = f"{count_of(known, 'OOD class is', 'OOD classes are')} among the labels of {', '.join(told)}, of {classes}"
+    missing = f"the labels of the pre-training of {', '.join(untold)} are not known"
+    return "; ".join([found] * bool(told) + [missing] * bool(untold)) or "no model was trained before"

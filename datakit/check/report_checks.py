@@ -84,7 +84,7 @@ def details(detail: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = list(_flat(detail, ""))
     shown = [(clean(name), _short(value)) for name, value in lines[:MAX_DETAILS]]
     left = len(lines) - len(shown)
-    return [*shown, ("…", f"{left} more in report.json")] if left else shown
+    return [*shown, ("…", f"{left} more not shown")] if left else shown
 
 
 def _flat(detail: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:

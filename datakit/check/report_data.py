@@ -25,15 +25,6 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyNumber:
-    """One large number at the top; `value` as it is to be read."""
-
-    label: str
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SplitRow:
     """A published split, by its name in the tree: train, val, test, val_ood, near_ood … outliers, reserve."""
 
@@ -59,7 +50,10 @@ class TierRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRow:
-    """A class; `counts` images by published split; role id, ood, val_ood, outlier or unused."""
+    """A class; `counts` images by published split; role id, ood, val_ood, outlier or unused.
+
+    attr_distance: 1 - cosine to its nearest ID class. pictures: of an ID class those of test first.
+    """
 
     name: str
     role: str
@@ -68,7 +62,7 @@ class ClassRow:
     counts: Mapping[str, int] = field(default_factory=dict)
     nearest_id_class: str | None = None
     tax_distance: float | None = None
-    feature_distance: float | None = None
+    attr_distance: float | None = None
     pictures: tuple[int, ...] = ()
 
 
@@ -192,7 +186,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeRow:
-    """What became of some samples: kept, dropped, failed (all that came in), or unused: kept, without a role."""
+    """What became of some samples that came in: kept, dropped or failed."""
 
     status: str
     count: int
@@ -225,12 +219,11 @@ class ReportData:
     subtitle: str = ""
     command: str = ""
     recipe: str = ""
-    recipe_version: str = ""
     seeds: tuple[int, ...] = ()
-    numbers: tuple[KeyNumber, ...] = ()  # made from the rest where empty
     splits: tuple[SplitRow, ...] = ()
     tiers: tuple[TierRow, ...] = ()
     classes: tuple[ClassRow, ...] = ()
+    attributes: str = "attribute vectors"  # what `attr_distance` of the classes was measured on
     pictures: tuple[Picture, ...] = ()
     duplicates: tuple[DuplicatePair, ...] = ()
     duplicate_pairs: int | None = None  # how many there are, where `duplicates` is a choice of them
@@ -243,4 +236,3 @@ class ReportData:
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, object] = field(default_factory=dict)
-    reproduce: str = ""

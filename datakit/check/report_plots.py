@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from datakit.check.charts import Floats, counts, el, finite, nice_ticks, number, position, shared_edges, svg
 from datakit.check.charts import steps as step_path
+from datakit.check.report_data import CurveRow, ScoreRow
+from datakit.check.report_summary import by_tier
+from datakit.check.report_words import clean, role_of
 
+MAX_SCORE_PANELS = 4  # models and detectors whose scores are drawn
 WIDTH, HEIGHT = 320.0, 150.0  # px of a histogram or a curve
 SQUARE = 260.0  # px of a ROC plot
 MAX_POINTS = 160  # of a drawn curve; more cannot be told apart at this size
@@ -162,3 +167,55 @@ def _below(left: str, middle: str, right: str, width: float, height: float) -> M
 
 def _short(value: float | np.float64) -> str:
     return f"{float(value):.3g}"
+
+
+def _score_groups(scores: Sequence[ScoreRow]) -> dict[tuple[str, str, int], list[ScoreRow]]:
+    """Score sets by (method, detector, seed): one model's scores share one scale."""
+    groups: dict[tuple[str, str, int], list[ScoreRow]] = {}
+    for row in scores:
+        if len(finite(row.id_scores)) and len(finite(row.ood_scores)):
+            groups.setdefault((row.method, row.detector, row.seed), []).append(row)
+    return groups
+
+
+def score_panels(scores: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+    """A ROC plot and a histogram a tier for each of the first models and detectors."""
+    groups = list(_score_groups(scores).items())
+    return [_score_panel(*key, rows) for key, rows in groups[:MAX_SCORE_PANELS]]
+
+
+def scores_left(scores: Sequence[ScoreRow]) -> int:
+    """How many models and detectors are not drawn."""
+    return max(0, len(_score_groups(scores)) - MAX_SCORE_PANELS)
+
+
+def _score_panel(method: str, detector: str, seed: int, rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    order = by_tier(row.tier for row in rows)
+    rows = sorted(rows, key=lambda row: order.index(row.tier))
+    name = clean(f"{method}, {detector}, seed {seed}")
+    curves = [(role_of(row.tier), row.id_scores, row.ood_scores) for row in rows]
+    edges, ranked = score_edges(s for row in rows for s in (row.id_scores, row.ood_scores))
+    return {
+        "method": method, "detector": detector, "seed": seed,
+        "roc": roc(curves, f"ROC curves of {name}"),
+        "histograms": [(row.tier, role_of(row.tier), _histogram(row, edges, name, ranked)) for row in rows],
+    }  # fmt: skip
+
+
+def _histogram(row: ScoreRow, edges: Floats, name: str, ranked: bool) -> Markup:
+    label = clean(f"scores of ID and {row.tier}: {name}")
+    return score_histogram(
+        row.id_scores, row.ood_scores, edges, role=role_of(row.tier), label=label, ranked=ranked
+    )
+
+
+def curve_panels(rows: Sequence[CurveRow]) -> list[tuple[str, str, Markup]]:
+    """One plot a method and quantity, a line a seed."""
+    groups: dict[tuple[str, str], list[tuple[str, Sequence[float]]]] = {}
+    for row in rows:
+        if len(row.values):
+            groups.setdefault((row.method, row.name), []).append((f"seed {row.seed}", row.values))
+    return [
+        (method, name, lines(curves, clean(f"{name} by epoch, {method}")))
+        for (method, name), curves in groups.items()
+    ]

@@ -18,7 +18,7 @@ from datakit.check.report_data import (
     SummaryRow,
     Validation,
 )
-from datakit.check.report_words import METRICS, TIER_ORDER, spell
+from datakit.check.report_words import METRICS, TIER_ORDER, plural, spell
 
 Row = TypeVar("Row", MetricRow, SummaryRow, AccuracyRow, NullRow, ProbeRow, CurveRow, ScoreRow)
 
@@ -44,6 +44,19 @@ def summarise(rows: Iterable[MetricRow]) -> tuple[SummaryRow, ...]:
         )
         for (method, detector, tier), group in groups.items()
     )  # fmt: skip
+
+
+def seeds_of(rows: Iterable[SummaryRow]) -> dict[str, int]:
+    """How many seeds each tier was measured under: a seed whose hold-out leaves a tier empty has no number for it."""
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row.tier] = max(row.seeds, found.get(row.tier, 0))
+    return found
+
+
+def of_most(seeds: int, most: int) -> str:
+    """`1 seed of 3`, or nothing where it is all of them."""
+    return f"{plural(seeds, 'seed')} of {most}" if seeds < most else ""
 
 
 def values_of(rows: Iterable[MetricRow], metric: str) -> list[float]:
@@ -80,9 +93,11 @@ def headline(validation: Validation) -> tuple[str, str] | None:
     return validation.rows[0].method, validation.rows[0].detector
 
 
-def headline_value(validation: Validation, tier: str) -> tuple[float, SummaryRow] | None:
-    """Mean AUROC of the headline for one tier."""
-    for row in validation.summary or summarise(validation.rows):
+def headline_row(validation: Validation, tier: str) -> tuple[SummaryRow, str] | None:
+    """The headline's row of one tier, if it has an AUROC, and `of_most` of its seeds."""
+    summary = validation.summary or summarise(validation.rows)
+    most = max(seeds_of(summary).values(), default=0)
+    for row in summary:
         if (row.method, row.detector) == headline(validation) and row.tier == tier and "auroc" in row.mean:
-            return row.mean["auroc"], row
+            return row, of_most(row.seeds, most)
     return None

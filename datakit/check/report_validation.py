@@ -7,23 +7,28 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from datakit.check import charts, report_plots
 from datakit.check.report_data import (
     AccuracyRow,
     MetricRow,
     NullRow,
     ProbeRow,
-    ScoreRow,
     SummaryRow,
     Validation,
 )
-from datakit.check.report_summary import by_tier, headline, headline_value, summarise, values_of
-from datakit.check.report_words import LOWER_IS_BETTER, METRICS, clean, role_of, tier_title
+from datakit.check.report_summary import (
+    by_tier,
+    headline,
+    headline_row,
+    of_most,
+    seeds_of,
+    summarise,
+    values_of,
+)
+from datakit.check.report_words import LOWER_IS_BETTER, METRICS, clean, plural, role_of, tier_title
 
-MAX_SCORE_PANELS = 4  # models and detectors whose scores are drawn
 CHANCE = 0.5
+INTERVAL = "its 95 % bootstrap interval, over whole OOD classes where they are known"
 
 
 def validation_view(validation: Validation | None) -> dict[str, Any] | None:
@@ -42,9 +47,9 @@ def validation_view(validation: Validation | None) -> dict[str, Any] | None:
         "full": [_full(row) for row in summary],
         "seeds": [_seed_row(row) for row in validation.rows],
         "metrics": [(name, *words, name in LOWER_IS_BETTER) for name, words in METRICS.items()],
-        "scores": _scores(validation),
-        "scores_left": max(0, len(_score_groups(validation.scores)) - MAX_SCORE_PANELS),
-        "curves": _curves(validation),
+        "scores": report_plots.score_panels(validation.scores),
+        "scores_left": report_plots.scores_left(validation.scores),
+        "curves": report_plots.curve_panels(validation.curves),
         "accuracies": _accuracies(validation.accuracies),
         "null_control": _null_control(validation.null_control),
         "probes": _probes(validation.probes),
@@ -53,19 +58,28 @@ def validation_view(validation: Validation | None) -> dict[str, Any] | None:
 
 
 def _sentence(validation: Validation, tiers: Sequence[str]) -> str:
-    found = [(tier, value[0]) for tier in tiers if (value := headline_value(validation, tier))]
+    found = [quoted for tier in tiers if (quoted := headline_row(validation, tier))]
     if not found:
         return ""
     method, detector = headline(validation) or ("", "")
-    words = ", ".join(f"{100 * value:.1f} on {tier}" for tier, value in found)
+    words = ", ".join(
+        f"{100 * row.mean['auroc']:.1f} on {row.tier}" + (f" ({fewer})" if fewer else "")
+        for row, fewer in found
+    )
     return f"{detector} on {method} reaches an AUROC of {words}."
 
 
 def _spread_words(summary: Sequence[SummaryRow]) -> str:
-    most = max((row.seeds for row in summary), default=0)
-    if most > 1:
-        return f"Large dot: mean of {most} seeds; small dots: the seeds; bar: ± 1 standard deviation."
-    return "One seed. Bar: its 95 % bootstrap interval, over whole OOD classes where they are known."
+    seeds = seeds_of(summary)
+    most = max(seeds.values(), default=0)
+    if most < 2:
+        return f"One seed. Bar: {INTERVAL}."
+    fewer = ", ".join(f"{tier}: {count}" for tier, count in seeds.items() if count < most)
+    lone = ", ".join(tier for tier, count in seeds.items() if count == 1)
+    return (
+        f"Large dot: mean of {most} seeds{fewer and f' ({fewer})'}; small dots: the seeds; "
+        f"bar: ± 1 standard deviation{lone and f'; where there is one seed ({lone}), {INTERVAL}'}."
+    )
 
 
 def _panels(
@@ -85,6 +99,8 @@ def _panels(
     for detector in detectors:
         drawn = [(m, [dots[m, detector, t] for t in tiers if (m, detector, t) in dots]) for m in methods]
         drawn = [(method, row) for method, row in drawn if row]
+        if not drawn:
+            continue  # not one finite AUROC: nothing to draw
         panels.append({
             "detector": detector,
             "labels": charts.direct_labels(drawn[0][1], domain),
@@ -103,12 +119,12 @@ def _dot(row: SummaryRow, all_rows: Sequence[MetricRow]) -> charts.Dot:
     runs = [r for r in all_rows if (r.method, r.detector, r.tier) == (row.method, row.detector, row.tier)]
     mean, std = row.mean["auroc"], row.std.get("auroc")
     low, high = (mean - std, mean + std) if std is not None else (mean, mean)
+    bar = "± 1 standard deviation"
     if std is None and len(runs) == 1:
-        low, high = _interval(runs[0])
+        (low, high), bar = _interval(runs[0]), "95 % bootstrap interval"
     seeds = tuple(values_of(runs, "auroc")) if len(runs) > 1 else ()
-    words = (
-        f"{row.method}, {row.detector}, {row.tier}: AUROC {100 * mean:.1f} ({100 * low:.1f}–{100 * high:.1f})"
-    )
+    words = f"{row.method}, {row.detector}, {row.tier}: AUROC {100 * mean:.1f}, {plural(row.seeds, 'seed')}"
+    words += f" ({100 * low:.1f}–{100 * high:.1f}: {bar})" if high > low else ""
     return charts.Dot(role=role_of(row.tier), label=clean(words), mean=mean, low=low, high=high, seeds=seeds)
 
 
@@ -128,12 +144,14 @@ def _matrices(summary: Sequence[SummaryRow], tiers: Sequence[str]) -> list[dict[
     """AUROC, one method by detector matrix a tier; shades run over the tier's own range."""
     methods = list(dict.fromkeys(row.method for row in summary))
     detectors = list(dict.fromkeys(row.detector for row in summary))
+    seeds = seeds_of(summary)
     found = []
     for tier in tiers:
         cells = {(r.method, r.detector): r for r in summary if r.tier == tier and "auroc" in r.mean}
         values = [row.mean["auroc"] for row in cells.values()]
         found.append({
             "title": tier_title(tier), "role": role_of(tier), "detectors": detectors,
+            "fewer": of_most(seeds[tier], max(seeds.values())),
             "rows": [(m, [_cell(cells.get((m, d)), values) for d in detectors]) for m in methods],
         })  # fmt: skip
     return found
@@ -165,9 +183,10 @@ def _probes(rows: Sequence[ProbeRow]) -> list[dict[str, Any]]:
         groups.setdefault((row.probe, row.metric, row.tier), []).append(row.value)
     order = {tier: at for at, tier in enumerate(by_tier(tier for _, _, tier in groups))}
     measures = list(dict.fromkeys((probe, metric) for probe, metric, _ in groups))
+    most = max((len(values) for values in groups.values()), default=0)
     return [
         {"probe": probe, "metric": metric, "tier": tier, "mean": statistics.fmean(values)}
-        | {"std": statistics.stdev(values) if len(values) > 1 else None}
+        | {"std": statistics.stdev(values) if len(values) > 1 else None, "fewer": of_most(len(values), most)}
         for (probe, metric, tier), values in sorted(
             groups.items(), key=lambda item: (measures.index(item[0][:2]), order[item[0][2]])
         )
@@ -190,49 +209,3 @@ def _full(row: SummaryRow) -> dict[str, Any]:
 
 def _seed_row(row: MetricRow) -> dict[str, Any]:
     return {"row": row, "role": role_of(row.tier), "values": [getattr(row, name) for name in METRICS]}
-
-
-def _score_groups(scores: Sequence[ScoreRow]) -> dict[tuple[str, str, int], list[ScoreRow]]:
-    """Score sets by (method, detector, seed): one model's scores share one scale."""
-    groups: dict[tuple[str, str, int], list[ScoreRow]] = {}
-    for row in scores:
-        if len(charts.finite(row.id_scores)) and len(charts.finite(row.ood_scores)):
-            groups.setdefault((row.method, row.detector, row.seed), []).append(row)
-    return groups
-
-
-def _scores(validation: Validation) -> list[dict[str, Any]]:
-    groups = list(_score_groups(validation.scores).items())
-    return [_score_panel(*key, rows) for key, rows in groups[:MAX_SCORE_PANELS]]
-
-
-def _score_panel(method: str, detector: str, seed: int, rows: Sequence[ScoreRow]) -> dict[str, Any]:
-    order = by_tier(row.tier for row in rows)
-    rows = sorted(rows, key=lambda row: order.index(row.tier))
-    name = clean(f"{method}, {detector}, seed {seed}")
-    curves = [(role_of(row.tier), row.id_scores, row.ood_scores) for row in rows]
-    edges, ranked = report_plots.score_edges(s for row in rows for s in (row.id_scores, row.ood_scores))
-    return {
-        "method": method, "detector": detector, "seed": seed,
-        "roc": report_plots.roc(curves, f"ROC curves of {name}"),
-        "histograms": [(row.tier, role_of(row.tier), _histogram(row, edges, name, ranked)) for row in rows],
-    }  # fmt: skip
-
-
-def _histogram(row: ScoreRow, edges: charts.Floats, name: str, ranked: bool) -> Markup:
-    label = clean(f"scores of ID and {row.tier}: {name}")
-    return report_plots.score_histogram(
-        row.id_scores, row.ood_scores, edges, role=role_of(row.tier), label=label, ranked=ranked
-    )
-
-
-def _curves(validation: Validation) -> list[tuple[str, str, Markup]]:
-    """One plot a method and quantity, a line a seed."""
-    groups: dict[tuple[str, str], list[tuple[str, Sequence[float]]]] = {}
-    for row in validation.curves:
-        if len(row.values):
-            groups.setdefault((row.method, row.name), []).append((f"seed {row.seed}", row.values))
-    return [
-        (method, name, report_plots.lines(curves, clean(f"{name} by epoch, {method}")))
-        for (method, name), curves in groups.items()
-    ]

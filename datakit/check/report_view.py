@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from datakit.check import charts
 from datakit.check.report_checks import tally, verdict
-from datakit.check.report_data import ClassRow, KeyNumber, OutcomeRow, ReportData, TierRow
+from datakit.check.report_data import ClassRow, OutcomeRow, ReportData, TierRow
 from datakit.check.report_pictures import Album, strip_plan
-from datakit.check.report_summary import by_tier, headline_value
+from datakit.check.report_summary import by_tier, headline_row
 from datakit.check.report_words import REASONS, TIER_ORDER, clean, plural, role_of, tier_title
 
 MAX_CLASS_ROWS = 2000  # of the class table; beyond, a page is no place to read them
@@ -23,6 +24,15 @@ STATUS_ROLES = {"kept": "pass", "dropped": "warn", "failed": "fail"}
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyNumber:
+    """One large number at the top; `value` as it is to be read."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
 def evenly(items: Sequence[Item], most: int) -> list[Item]:
     """At most `most` of the items, spread over the whole list, in order."""
     if len(items) <= most:
@@ -32,8 +42,6 @@ def evenly(items: Sequence[Item], most: int) -> list[Item]:
 
 def key_numbers(data: ReportData) -> tuple[KeyNumber, ...]:
     """The large numbers at the top; only those the data holds."""
-    if data.numbers:
-        return data.numbers
     found = [_images(data), _classes(data), _seeds(data), _checks(data), _near(data)]
     return tuple(number for number in found if number)
 
@@ -66,12 +74,13 @@ def _checks(data: ReportData) -> KeyNumber | None:
 
 
 def _near(data: ReportData) -> KeyNumber | None:
-    found = headline_value(data.validation, "near") if data.validation else None
+    found = headline_row(data.validation, "near") if data.validation else None
     if not found:
         return None
-    value, row = found
-    note = f"{row.detector} on {row.method}" + (f", mean of {row.seeds}" if row.seeds > 1 else "")
-    return KeyNumber(label="near-OOD AUROC", value=f"{100 * value:.1f}", note=note)
+    row, fewer = found
+    over = f", mean of {row.seeds}" if row.seeds > 1 else ""
+    note = f"{row.detector} on {row.method}" + (f", {fewer}" if fewer else over)
+    return KeyNumber(label="near-OOD AUROC", value=f"{100 * row.mean['auroc']:.1f}", note=note)
 
 
 def hero(data: ReportData, album: Album) -> dict[str, Any]:
@@ -94,13 +103,18 @@ def hero(data: ReportData, album: Album) -> dict[str, Any]:
     return {"panels": panels, "aligned": aligned}
 
 
+def _shown_as(row: ClassRow) -> str:
+    """A class's tier, else its role; a class of val_ood has a tier too but is never tested in it."""
+    return row.role if row.role == "val_ood" else row.tier or row.role
+
+
 def _pairs(data: ReportData, tier: str) -> list[tuple[ClassRow, ClassRow]]:
-    """(held-out class, its nearest ID class) of a tier, both with pictures; no ID class twice if there are enough."""
+    """(tested class, its nearest ID class) of a tier, both with pictures; no ID class twice if there are enough."""
     ours = {row.name: row for row in data.classes if row.role == "id" and row.pictures}
     found = [
         (row, ours[row.nearest_id_class])
         for row in data.classes
-        if row.tier == tier and row.pictures and row.nearest_id_class in ours
+        if _shown_as(row) == tier and row.pictures and row.nearest_id_class in ours
     ]
     firsts = {near.name: (held, near) for held, near in reversed(found)}
     once = [pair for pair in found if firsts[pair[1].name] == pair]
@@ -151,10 +165,10 @@ def _lookalikes(data: ReportData, album: Album) -> list[dict[str, Any]]:
 def classes_view(data: ReportData, album: Album) -> dict[str, Any]:
     """Rows of the class table: held out first, near before far, then ID; by name within."""
     order = {tier: at for at, tier in enumerate(TIER_ORDER)}
-    rows = sorted(data.classes, key=lambda r: (r.role == "id", order.get(r.tier or "", 9), r.role, r.name))
+    rows = sorted(data.classes, key=lambda r: (r.role == "id", order.get(_shown_as(r), 9), r.role, r.name))
     tiles, side, quality = strip_plan(min(len(rows), MAX_CLASS_ROWS))
     shown = [
-        {"row": row, "role": (role := role_of(row.tier or row.role)), "title": tier_title(row.tier or row.role),
+        {"row": row, "role": (role := role_of(_shown_as(row))), "title": tier_title(_shown_as(row)),
          "path": " › ".join(row.taxonomy), "counts": _split_counts(row.counts),
          "strip": album.sheet(row.pictures[:tiles], columns=tiles, side=side, quality=quality, role=role)}
         for row in rows[:MAX_CLASS_ROWS]
@@ -179,25 +193,21 @@ def duplicates_view(data: ReportData, album: Album) -> dict[str, Any]:
 
 
 def outcomes_view(data: ReportData) -> dict[str, Any]:
-    """What became of every sample, as one bar and one row a reason; what is kept but unused apart."""
-    came_in = [row for row in data.outcomes if row.status != "unused"]
-    total = sum(row.count for row in came_in)
+    """What became of every sample, as one bar and one row a reason."""
+    total = sum(row.count for row in data.outcomes)
     parts = [
         (_status_role(row), f"{clean(row.reason or row.status)}: {row.count:,}", float(row.count))
-        for row in came_in
+        for row in data.outcomes
     ]
-    unused = [row for row in data.outcomes if row.status == "unused"]
-    groups = [("came in", came_in), ("have no role under the published seed", unused)]
     return {
         "total": total,
         "stack": charts.stack(parts, "outcomes: " + ", ".join(word for _, word, _ in parts)) if total else "",
-        "groups": [
-            (words, sum(row.count for row in rows),
-             [(row, _status_role(row), REASONS.get(row.reason, ""), row.count / max(total, 1)) for row in rows])
-            for words, rows in groups if rows
+        "rows": [
+            (row, _status_role(row), REASONS.get(row.reason, ""), row.count / max(total, 1))
+            for row in data.outcomes
         ],
         "conversions": sorted(data.conversions.items(), key=lambda item: (-item[1], item[0])),
-    }  # fmt: skip
+    }
 
 
 def _status_role(row: OutcomeRow) -> str:

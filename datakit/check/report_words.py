@@ -21,8 +21,8 @@ CHECKS: dict[str, tuple[str, str, str]] = {
     ),
     "label_table": (
         "Labels are whole and used",
-        "Labels must run from the declared base without a gap, and every ID class must have images in train, val "
-        "and test.",
+        "Labels must run from the declared base without a gap, every ID class must have images in train, val and "
+        "test, and role, part and tier must be those of the list that an image is published in.",
         "A label base that is off by one shifts every class, and a class without images leaves a dead logit.",
     ),
     "identity_group": (
@@ -30,8 +30,13 @@ CHECKS: dict[str, tuple[str, str, str]] = {
         "Classes of one identity group (a species, a car model) must all be ID or all be held out.",
         "The male of a species in ID and the female in OOD is the same species: it is not out of distribution.",
     ),
+    "image_classes": (
+        "No image is of two classes",
+        "Equal bytes under two class names are counted.",
+        "Nothing can tell such images apart: the error is in the source's labels.",
+    ),
     "image_disjoint": (
-        "No image is used twice",
+        "No image is in two lists",
         "The hash of every published image is compared across all roles and splits.",
         "A byte-identical image in train and test measures memory, not generalisation.",
     ),

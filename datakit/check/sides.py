@@ -13,6 +13,16 @@ from datakit.stage import Rows
 from datakit.stages.columns import read_columns
 
 OOD_LISTS = ("near_ood", "mid_ood", "far_ood", "coarse_ood")
+# published list → the role, the part and the tiers that its images may have
+LISTS: dict[str, tuple[str, str | None, tuple[str | None, ...]]] = {
+    "train": ("id", "train", (None,)),
+    "val": ("id", "val", (None,)),
+    "test": ("id", "test", (None,)),
+    "val_ood": ("val_ood", "val", ("near", "mid", "far")),
+    **{name: ("ood", "test", (name.removesuffix("_ood"),)) for name in OOD_LISTS},
+    "outliers": ("outlier", "train", (None,)),
+    "reserve": ("unused", None, (None,)),
+}
 Columns = dict[str, list[Any]]
 
 

@@ -22,7 +22,7 @@ from datakit.train.ood_loop import LoopData, LoopOptions, Split, run_loop
 DIGITS = 6  # significant ones of a stored score: enough for a curve, a third of the bytes
 
 
-@reduce(version=1)
+@reduce(version=2)
 def reference_loop(
     rows: Rows, *, split: Ref[pa.Table], seed: int, options: Mapping[str, Any], column: str = "pixels"
 ) -> dict[str, Any]:
@@ -41,6 +41,10 @@ def reference_loop(
             raise CatalogError(
                 f"the split {needed} is empty: there is nothing to validate; give validate=none"
             )
+    if not tiers(table):
+        raise CatalogError(
+            "no list of held-out images has any: there is nothing to detect; hold out classes, or give validate=none"
+        )
     data = LoopData(
         train=splits["train"],
         val=splits["val"],

@@ -74,16 +74,19 @@ def load(name: str) -> Encoder:
         from datakit.models import timm_model
 
         return timm_model.load(rest)
-    raise ConfigError(f"no encoder {name}{_hint(name)}; there are {', '.join(FORMS)}")
+    raise _unknown(name)
 
 
 def weights_of(name: str) -> str:
     """sha256 of the file behind an encoder that is a file, so that another file of that name is another encoder.
 
-    Empty for an encoder that its name and the version of its package tell. Raises ConfigError (no such file).
+    Empty for an encoder that its name and the version of its package tell. Raises ConfigError (unknown, no such
+    file).
     """
     kind, _, rest = name.partition(":")
-    if kind != "onnx" or not rest:
+    if name != EMBEDDED and not (kind in ("onnx", "timm") and rest):
+        raise _unknown(name)
+    if kind != "onnx":
         return ""
     try:
         return sha256_of([Path(rest).read_bytes()])
@@ -91,9 +94,10 @@ def weights_of(name: str) -> str:
         raise ConfigError(f"encoder {name}: cannot read {rest}: {problem.strerror}") from problem
 
 
-def _hint(name: str) -> str:
+def _unknown(name: str) -> ConfigError:
     _, colon, rest = name.partition(":")
-    return did_you_mean(name, [f"onnx:{rest}", f"timm:{rest}"] if colon else [EMBEDDED])
+    hint = did_you_mean(name, [f"onnx:{rest}", f"timm:{rest}"] if colon else [EMBEDDED])
+    return ConfigError(f"no encoder {name}{hint}; there are {', '.join(FORMS)}")
 
 
 def sha256_of(chunks: Iterable[bytes | memoryview]) -> str:

@@ -6,16 +6,17 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-IMAGENET_1K = ("efficientnet-lite0",)  # encoders trained on ImageNet-1k with labels
+IMAGENET_1K = ("efficientnet-lite0",)  # models trained on ImageNet-1k with labels
 
 
 @cache
-def pretrained_labels(encoder: str) -> tuple[str, ...]:
-    """ImageNet-1k's class names for an encoder trained on them (`tench, Tinca tinca`), from timm's tables.
+def pretrained_labels(model: str) -> tuple[str, ...]:
+    """ImageNet-1k's class names for a model trained on them (`tench, Tinca tinca`), from timm's tables.
 
-    Empty for an encoder whose training labels are not known here, and without timm.
+    Empty where they are not known: for a model of timm's or the user's own, and where timm is not installed,
+    since no package of the extra `demo` has the names.
     """
-    if encoder not in IMAGENET_1K:
+    if model not in IMAGENET_1K:
         return ()
     spec = find_spec("timm")  # found, not imported: timm costs seconds
     if spec is None or not spec.submodule_search_locations:

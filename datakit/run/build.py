@@ -8,40 +8,26 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datakit.config import RunOptions, layered, parse, resolved_words, split_word, to_words
-from datakit.errors import ConfigError, EnvironmentProblem, GateError
-from datakit.find import recipe_module
-from datakit.manifest import read_manifest, remove_orphans, write_bytes
-from datakit.recipe import CatalogUse, Recipe, Step
+from datakit.config import to_words
+from datakit.errors import CatalogError, EnvironmentProblem, GateError
+from datakit.manifest import remove_orphans, write_bytes
+from datakit.recipe import CatalogUse, Step
 from datakit.run.local import run_steps
 from datakit.run.pool import open_pool
 from datakit.run.progress import Log, Mode, Sink, make_sink
 from datakit.run.publish import publication, publish, result_files
+from datakit.run.request import Request, catalogs_of, request
+from datakit.run.stale import refuse_stale
 from datakit.run.worker import Job, open_steps
 from datakit.sources.scan import scan
 from datakit.store.listing import Listing
+from datakit.store.rows import read_table
 from datakit.store.steps import Steps
 from datakit.store.tree import claim
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What was asked: a recipe, its words, how to run, where to."""
-
-    recipe: str
-    words: tuple[str, ...]
-    out: Path
-    run: RunOptions = field(default_factory=RunOptions)
-    typed: tuple[str, ...] = ()
-
-    @property
-    def root(self) -> Path:
-        """Where steps and listings are."""
-        return Path(self.run.cache).expanduser().absolute() if self.run.cache else self.out / ".datakit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,46 +63,27 @@ def build(recipe: str, *, out: str | os.PathLike[str] = "", progress: Mode = "au
         sink.close()
 
 
-def request(words: Iterable[str]) -> Request:
-    """Words of a build told apart: `recipe=`, `out=`, `run.*`, and the recipe's own. Raises ConfigError."""
-    recipe, out, run, own = "", "", [], []
-    for word in words:
-        name, _, text = (word, "=", "") if word.startswith("@") else split_word(word)
-        if name == "recipe":
-            recipe = text
-        elif name == "out":
-            out = text
-        elif name.startswith("run."):
-            run.append(word[len("run.") :])
-        else:
-            own.append(word)
-    if not recipe:
-        raise ConfigError("which recipe? give recipe=NAME (`datakit recipes` lists them)")
-    module = recipe_module(recipe)
-    config = parse(module.Config, layered(module.Config, Path(recipe).stem, own))
-    options = parse(RunOptions, layered(RunOptions, "run", run))
-    folder = Path(out or f"builds/{Path(recipe).stem}").expanduser().absolute()
-    return Request(
-        recipe=recipe, words=tuple(resolved_words(config)), out=folder, run=options, typed=tuple(own)
-    )
-
-
 def run_build(asked: Request, sink: Sink) -> Build:
-    """Scan, plan, run, check, publish."""
+    """Scan, plan, run, check, publish. Words that are wrong leave no folder behind."""
+    open_steps.cache_clear()  # a catalog's text may have changed since this process built last
+    uses = catalogs_of(asked)
     claim(asked.out)
     with _locked(asked.out):
         log = Log(sink, asked.out / ".datakit" / "logs" / "build.jsonl")
         try:
-            return _build(asked, log)
+            return _build(asked, uses, log)
         finally:
             log.file.close()
 
 
-def _build(asked: Request, sink: Sink) -> Build:
-    remove_orphans(asked.root, ours=not asked.run.cache)
-    template = job_template(asked, scan_catalogs(asked, sink))
+def _build(asked: Request, uses: Iterable[CatalogUse], sink: Sink) -> Build:
+    remove_orphans(asked.out / ".datakit", ours=True)
+    for folder in ("steps", "listings"):  # a shared cache may hold other things, and other builds write to it
+        remove_orphans(asked.root / folder, ours=not asked.run.cache)
+    template = job_template(asked, scan_catalogs(uses, asked.root / "listings", sink))
     steps = open_steps(template.recipe, template.words, template.listings, template.root)
-    refuse_stale(steps, asked.run)
+    for stale in refuse_stale(steps, asked.run):
+        shutil.rmtree(stale)
     sink.event("plan", recipe=asked.recipe, steps=len(steps.plan.steps), out=str(asked.out))
     found = finished(steps, asked.out)
     if found is not None:
@@ -129,33 +96,28 @@ def _build(asked: Request, sink: Sink) -> Build:
     return Build(out=asked.out, manifest=manifest, findings=findings, fresh=True)
 
 
-def scan_catalogs(asked: Request, sink: Sink) -> list[Listing]:
-    """The listings of every catalog that the recipe uses."""
-    config = parse(recipe_module(asked.recipe).Config, asked.words)
-    recipe: Recipe = recipe_module(asked.recipe).recipe(config)
+def scan_catalogs(uses: Iterable[CatalogUse], folder: Path, sink: Sink) -> list[Listing]:
+    """The listings of these catalogs, written to `folder`."""
     listings = []
-    for use in uses_of(recipe):
-        if use.source and asked.out == Path(use.source).expanduser().absolute():
-            raise ConfigError(f"out={asked.out} is the source itself; a build never writes into its source")
-        listing = scan(use, asked.root / "listings")
+    for use in uses:
+        listing = scan(use, folder)
         sink.event("note", text=f"catalog {use.name}: {listing.samples} images")
         listings.append(listing)
+    refuse_shared_keys(listings)
     return listings
 
 
-def uses_of(recipe: Recipe) -> list[CatalogUse]:
-    """The catalogs of a recipe, each once."""
-    seen: dict[str, CatalogUse] = {}
-    waiting: list[Step] = recipe.targets()
-    visited: set[int] = set()
-    while waiting:
-        step = waiting.pop(0)
-        if id(step) in visited:
-            continue
-        visited.add(id(step))
-        seen.update({use.id: use for use in step.uses})
-        waiting += step.needs()
-    return list(seen.values())
+def refuse_shared_keys(listings: list[Listing]) -> None:
+    """Splits go by key, so a key is one sample's, over all catalogs. Raises CatalogError."""
+    owner: dict[str, CatalogUse] = {}
+    for listing in listings if len(listings) > 1 else ():
+        for key in read_table(listing.path)["__key__"].to_pylist():
+            first = owner.setdefault(key, listing.use)
+            if first is not listing.use:
+                raise CatalogError(
+                    f"{key} is in the catalogs {first.name} ({first.source}) and {listing.use.name} "
+                    f"({listing.use.source}): give each but one a pool of its own"
+                )
 
 
 def job_template(asked: Request, listings: list[Listing]) -> Job:
@@ -163,37 +125,12 @@ def job_template(asked: Request, listings: list[Listing]) -> Job:
     return Job(
         recipe=asked.recipe,
         words=asked.words,
-        typed=asked.typed,
         listings=tuple((item.use.id, item.checksum, item.root, item.samples) for item in listings),
         root=str(asked.root),
         out=str(asked.out),
         step="",
         shard=0,
     )
-
-
-def refuse_stale(steps: Steps, options: RunOptions) -> None:
-    """Stop where a stage's code differs from what made its steps and its version does not: never silent reuse."""
-    if options.stale == "keep":
-        return
-    for fingerprint, step in steps.plan.steps.items():
-        folder = steps.root / "steps" / fingerprint
-        made = read_manifest(folder, 0)
-        if made is None:
-            continue
-        now = [[stage.name, stage.version, stage.code] for stage in step.stages]
-        if made.stages == now:
-            continue
-        if options.stale == "redo":
-            shutil.rmtree(folder)
-            continue
-        changed = ", ".join(
-            str(after[0]) for before, after in zip(made.stages, now, strict=True) if before != after
-        )
-        raise ConfigError(
-            f"the code of {changed} changed since step {step.name} was made, and its version did not: raise the "
-            "version in its decorator, or give run.stale=redo (make again) or run.stale=keep (the change is harmless)"
-        )
 
 
 def finished(steps: Steps, out: Path) -> dict[str, Any] | None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
 import threading
 import time
 import traceback
+from collections import Counter
 from multiprocessing import parent_process
 from typing import Any
 
 from datakit.errors import DatakitError
-from datakit.run.worker import run_job
+from datakit.manifest import Manifest
+from datakit.run.worker import Job, run_job
 
+NOTHING = {"kept": 0, "dropped": 0, "failed": 0}
 FLUSH = 0.2  # seconds between a worker's words on its progress
 
 
@@ -21,19 +25,23 @@ def work(pipe: Any) -> None:
     """A worker's life: a job from the pipe, words on its progress and its manifest or its error back, until None."""
     # Ctrl-C is the parent's affair, and a worker ends when its parent does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    while (job := pipe.recv()) is not None:
-        words = _Words(pipe, job.step)
-        try:
-            manifest = run_job(job, words.tell)
-        except Exception as problem:
-            pipe.send(portable(problem))
-        else:
-            words.flush()
-            pipe.send(manifest)
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has closed its end: it wants no more
+        while (job := pipe.recv()) is not None:
+            pipe.send(_answer(job, _Words(pipe)))
+
+
+def _answer(job: Job, words: _Words) -> Manifest | Exception:
+    try:
+        manifest = run_job(job, words.tell)
+    except Exception as problem:
+        return portable(problem)
+    words.flush()
+    return manifest
 
 
 def _end_with(parent: Any) -> None:
@@ -42,8 +50,10 @@ def _end_with(parent: Any) -> None:
 
 
 def portable(problem: Exception) -> Exception:
-    """The error as it can go through a pipe; one that is not ours takes the place where it arose along."""
-    if not isinstance(problem, DatakitError):
+    """The error as it can go through a pipe. A pipe drops causes and tracebacks, so where it arose goes along as a
+    note, unless it is one of ours that says all in its text.
+    """
+    if problem.__cause__ is not None or not isinstance(problem, DatakitError):
         problem.add_note("".join(traceback.format_exception(problem)))
     try:
         pickle.loads(pickle.dumps(problem))
@@ -55,18 +65,17 @@ def portable(problem: Exception) -> Exception:
 class _Words:
     """A job's counts, said at most every FLUSH seconds."""
 
-    def __init__(self, pipe: Any, step: str) -> None:
-        self.pipe, self.step = pipe, step
-        self.counts = [0, 0, 0]
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.counts = Counter(NOTHING)
         self.last = time.monotonic()
 
     def tell(self, kept: int, dropped: int, failed: int) -> None:
-        for index, more in enumerate((kept, dropped, failed)):
-            self.counts[index] += more
+        self.counts.update(kept=kept, dropped=dropped, failed=failed)
         if time.monotonic() - self.last >= FLUSH:
             self.flush()
 
     def flush(self) -> None:
-        self.pipe.send((self.step, *self.counts))
-        self.counts = [0, 0, 0]
+        self.pipe.send(dict(self.counts))
+        self.counts = Counter(NOTHING)
         self.last = time.monotonic()

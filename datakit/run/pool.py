@@ -11,9 +11,9 @@ import os
 import signal
 import sys
 import types
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -92,7 +92,8 @@ class _Worker:
 
     process: SpawnProcess
     pipe: Any
-    job: Job | None = None
+    job: Job
+    told: Counter[str] = field(default_factory=Counter)  # of its job's samples: taken back if it dies
 
 
 class ProcessPool:
@@ -118,20 +119,29 @@ class ProcessPool:
         return len(self.busy) < self.workers
 
     def submit(self, job: Job) -> None:
-        worker = self.idle.pop() if self.idle else self._start()
-        worker.job = job
-        self.busy.append(worker)
-        # A worker that died while idle: `wait` finds its pipe closed and gives the job to another.
+        while self.idle and not self.idle[-1].process.is_alive():
+            _end([self.idle.pop()])
+        if self.idle:
+            worker = self.idle[
+                -1
+            ]  # in `busy` before it leaves `idle`: a signal between the two loses no worker
+            worker.job, worker.told = job, Counter()
+            self.busy.append(worker)
+            self.idle.pop()
+        else:
+            worker = self._start(job)
+        # A worker that died this moment: `wait` finds its pipe closed and gives the job to another.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             worker.pipe.send(job)
 
-    def _start(self) -> _Worker:
+    def _start(self, job: Job) -> _Worker:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=work, args=(theirs,))
-        with _no_main():
-            process.start()
+        worker = _Worker(self.context.Process(target=work, args=(theirs,)), ours, job)
+        self.busy.append(worker)
+        with _no_main(), _no_interrupt():
+            worker.process.start()
         theirs.close()  # the worker's end alone stays open: its death closes the pipe
-        return _Worker(process, ours)
+        return worker
 
     def wait(self) -> list[tuple[Job, Manifest]]:
         """The jobs that ended, at least one; that of a dead worker is submitted again. Raises what a job raised."""
@@ -151,22 +161,18 @@ class ProcessPool:
         if isinstance(said, BaseException):
             raise said
         if isinstance(said, Manifest):
-            assert worker.job is not None
-            self._free(worker)
+            self.idle.append(worker)
+            self.busy.remove(worker)
             return [(worker.job, said)]
-        step, kept, dropped, failed = said
-        self.sink.event("advance", step=step, kept=kept, dropped=dropped, failed=failed)
+        worker.told.update(said)
+        self.sink.event("advance", step=worker.job.step, **said)
         return []
-
-    def _free(self, worker: _Worker) -> None:
-        self.busy.remove(worker)
-        self.idle.append(worker)
 
     def _replace(self, dead: _Worker) -> None:
         self.busy.remove(dead)
         _end([dead])
         job = dead.job
-        assert job is not None
+        self.sink.event("advance", step=job.step, **{name: -count for name, count in dead.told.items()})
         self.tries[job] += 1
         if self.tries[job] >= TRIES:
             raise EnvironmentProblem(
@@ -190,14 +196,16 @@ class ProcessPool:
 
 def _end(workers: list[_Worker]) -> None:
     """SIGTERM, then SIGKILL to those that did not listen; none is left when this returns."""
-    for worker in workers:
+    started = [worker for worker in workers if worker.process.pid is not None]
+    for worker in started:
         worker.process.terminate()
-    for worker in workers:
+    for worker in started:
         worker.process.join(timeout=LEAVE)
         if worker.process.exitcode is None:
             worker.process.kill()
             worker.process.join()
-        worker.pipe.close()
+    for worker in workers:
+        worker.pipe.close()  # one whose start was interrupted ends when it finds this
 
 
 def _exit(code: int | None) -> str:
@@ -235,6 +243,16 @@ def _one_thread() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits; a child born here is deaf to it until it has said that it is the parent's affair."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -114,7 +114,8 @@ class RichSink:
             counts = f"{tally.kept} ok {tally.dropped} dropped {tally.failed} failed"
             self.progress.update(self.tasks[data["step"]], completed=tally.done, counts=counts)
         elif kind == "done":
-            self.progress.remove_task(self.tasks.pop(data["step"]))
+            if data["step"] in self.tasks:  # a step that was there already never started
+                self.progress.remove_task(self.tasks.pop(data["step"]))
             self.console.print(done_line(data), markup=False, highlight=False)
         elif kind == "note":
             self.console.print(data["text"], markup=False, highlight=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -18,14 +19,16 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from datakit.config import as_dict
+from datakit.config import as_dict, changed, parse, to_words
 from datakit.errors import StoreError
+from datakit.find import recipe_module
 from datakit.image import EXTENSIONS
 from datakit.manifest import Manifest, versions, write_json
 from datakit.recipe import Recipe, Step, Store
 from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
 from datakit.run.worker import Job, open_steps
+from datakit.stage import Ref
 from datakit.store.layout import Layout, Licence, ShardEntry, ShardPlan, StoreInfo
 from datakit.store.rows import StepRows
 from datakit.store.steps import Steps, outcome_counts
@@ -48,9 +51,17 @@ def publication(steps: Steps) -> str:
         "layout": _described(recipe),
         "results": {path: steps.plan.fingerprint(ref.step) for path, ref in sorted(refs.items()) if ref.step},
         "checks": [steps.plan.fingerprint(ref.step) for ref in recipe.checks if ref.step],
+        "known": [steps.plan.fingerprint(ref.step) for ref in _known(recipe) if ref.step],
+        "catalogs": steps.catalogs(recipe.store.step),
+        "code": [steps.plan.lineage(step) for step in recipe.targets()],
     }
     text = json.dumps(described, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _known(recipe: Recipe) -> list[Ref[Any]]:
+    """What only the data knows of the layout."""
+    return [recipe.store.image_format, *([recipe.store.class_names] if recipe.store.class_names else [])]
 
 
 def _described(recipe: Recipe) -> dict[str, Any]:
@@ -202,9 +213,6 @@ def _parquet(table: pa.Table) -> bytes:
 
 def _recipe_yaml(template: Job) -> str:
     """The resolved recipe: every key with its value, as `@recipe.yaml` takes it back."""
-    from datakit.config import parse
-    from datakit.find import recipe_module
-
     values = as_dict(parse(recipe_module(template.recipe).Config, template.words))
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return f"# datakit build recipe={template.recipe} @recipe.yaml\n" + yaml.safe_dump(
@@ -253,7 +261,7 @@ def _info(steps: Steps, template: Job, fingerprint: str, findings: list[dict[str
     first = rows.catalogs[0] if rows.catalogs else {}
     flat = {"kept": counts["kept"], **counts["dropped"], **counts["failed"]}
     return StoreInfo(
-        name=f"{template.recipe}-{first.get('name', 'made')}".replace("_", "-"),
+        name=f"{Path(template.recipe).stem}-{first.get('name', 'made')}".replace("_", "-"),
         title=store.title or template.recipe,
         description=store.description,
         homepage=str(first.get("homepage") or f"urn:datakit:{fingerprint}"),
@@ -274,7 +282,10 @@ def _info(steps: Steps, template: Job, fingerprint: str, findings: list[dict[str
 
 
 def _command(template: Job) -> str:
-    return " ".join(["datakit build", f"recipe={template.recipe}", *template.typed])
+    """The command as a shell takes it: every key that is not at its default, wherever it was set."""
+    config = parse(recipe_module(template.recipe).Config, template.words)
+    given = [f"recipe={template.recipe}", *to_words(changed(config))]
+    return " ".join(["datakit build", *map(shlex.quote, given)])
 
 
 def _checks_text(findings: list[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -9,11 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datakit.recipe import Step
-from datakit.run.build import Build, Request, finished, job_template, request, scan_catalogs
+from datakit import catalog as catalogs
+from datakit.recipe import CatalogUse, Recipe, Step
+from datakit.run.build import Build, finished, job_template, scan_catalogs
 from datakit.run.progress import QuietSink
+from datakit.run.request import Request, catalogs_of, request
+from datakit.run.stale import refuse_stale
 from datakit.run.worker import open_steps
 from datakit.store.listing import Listing
+from datakit.store.owned import earlier
 from datakit.store.rows import read_table
 from datakit.store.steps import Steps
 
@@ -45,7 +50,7 @@ def plan_build(words: Sequence[str]) -> tuple[dict[str, Any], str]:
     """What `build` with these words would do. The catalogs are really read; nothing is written under `out`."""
     asked = request(words)
     with tempfile.TemporaryDirectory(prefix="datakit-plan-") as scratch:
-        listings = scan_catalogs(replace(asked, run=replace(asked.run, cache=scratch)), QuietSink())
+        listings = scan_catalogs(catalogs_of(asked), Path(scratch), QuietSink())
         moved = [_at(listing, asked.root / "listings") for listing in listings]
         template = job_template(asked, moved)
         steps = open_steps(template.recipe, template.words, template.listings, template.root)
@@ -59,7 +64,9 @@ def _at(listing: Listing, folder: Path) -> Listing:
 
 def _found(asked: Request, steps: Steps, listings: Sequence[Listing]) -> dict[str, Any]:
     sizes = [_bytes(listing) for listing in listings]
-    target = asked.out if asked.out.exists() else Path(asked.out.anchor)
+    target = next(path for path in (asked.out, *asked.out.parents) if path.exists())
+    stale = [str(folder) for folder in refuse_stale(steps, asked.run)]
+    up_to_date = not stale and finished(steps, asked.out) is not None
     return {
         "recipe": asked.recipe,
         "out": str(asked.out),
@@ -78,10 +85,23 @@ def _found(asked: Request, steps: Steps, listings: Sequence[Listing]) -> dict[st
         # Published once, and once more where a stage changes the pixels; Arrow would be a third.
         "peak_disk_bytes": 2 * sum(sizes),
         "free_disk_bytes": shutil.disk_usage(target).free,
-        "network": [],
-        "deletes": [],
-        "up_to_date": finished(steps, asked.out) is not None,
+        "network": network([listing.use for listing in listings], steps.plan.recipe),
+        "deletes": stale,
+        # What of them the new tree does not hold is deleted; only its data can say which.
+        "replaces": [] if up_to_date else sorted(earlier(asked.out)),
+        "up_to_date": up_to_date,
     }
+
+
+def network(uses: Sequence[CatalogUse], recipe: Recipe) -> list[str]:
+    """What readers and the recipe fetch. A reader that can says so by `fetches`, a function of what `scan` takes."""
+    found = list(recipe.fetches)
+    for use in uses:
+        catalog = catalogs.load(use.name)
+        reader = importlib.import_module(f"datakit.sources.{catalog.reader}")
+        if hasattr(reader, "fetches"):
+            found += reader.fetches(catalogs.root_of(use, catalog), **catalogs.options(use, catalog))
+    return found
 
 
 def _bytes(listing: Listing) -> int:
@@ -107,7 +127,12 @@ def _text(found: dict[str, Any]) -> str:
             state = f"{row['shards_made']} shards there" if row["shards_made"] else "to make"
             lines.append(f"  {row['fingerprint'][:8]}  {row['step']}: {state}")
     free, peak = found["free_disk_bytes"] / 1e9, found["peak_disk_bytes"] / 1e9
-    lines.append(f"disk: at most about {peak:.2f} GB, {free:.1f} GB free; network: none; deletes: nothing")
+    lines.append(f"disk: at most about {peak:.2f} GB, {free:.1f} GB free")
+    lines.append(f"network: {', '.join(found['network']) or 'none'}")
+    stale, old = len(found["deletes"]), len(found["replaces"])
+    doomed = [f"{stale} stale steps"] if stale else []
+    doomed += [f"those of the {old} files of the tree there that the new one does not hold"] if old else []
+    lines.append(f"deletes: {'; '.join(doomed) or 'nothing'}")
     if found["up_to_date"]:
         lines.append("up to date: nothing to do")
     return "\n".join(lines)

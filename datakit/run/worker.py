@@ -25,8 +25,9 @@ from datakit.manifest import Manifest, versions, write_manifest
 from datakit.recipe import CatalogUse, Plan, Step, bind_refs
 from datakit.run.repartition import run_repartition
 from datakit.stage import Drop, Sample, Stage
+from datakit.store.columns import columns_of
 from datakit.store.listing import Listing
-from datakit.store.rows import columns_of, write_table
+from datakit.store.rows import write_table
 from datakit.store.steps import OUTCOMES, Steps, write_value
 from datakit.store.tar import TarWriter
 
@@ -44,7 +45,6 @@ class Job:
     step: str
     shard: int
     out: str = ""
-    typed: tuple[str, ...] = ()
     kind: Literal["step", "publish"] = "step"
 
 
@@ -110,6 +110,7 @@ def run_job(job: Job, progress: Progress = lambda kept, dropped, failed: None) -
     manifest = replace(
         manifest,
         stages=[[stage.name, stage.version, stage.code] for stage in step.stages],
+        code=steps.plan.lineage(step),
         versions=versions(),
         seconds=round(time.perf_counter() - started, 3),
     )
@@ -182,11 +183,30 @@ def _input(
 ) -> tuple[Iterator[Sample], int | None]:
     """A shard's samples and their number (unknown for a source)."""
     if step.verb == "source":
-        return iter(stages[0](job.shard)), None
+        return _given(stages[0], job, step), None
     assert step.input is not None
     rows = steps.rows(step.input)
     table = rows.shard(job.shard)
     return rows.samples(table), table.num_rows
+
+
+def _given(stage: Stage[Any], job: Job, step: Step) -> Iterator[Sample]:
+    """What a source gives, one by one. It has no next sample after an error, so any error stops the build."""
+    samples = iter(_call(stage, job.shard, job=job, step=step, key=""))
+    while True:
+        try:
+            sample = next(samples, None)
+        except SampleError as problem:
+            raise StageError(
+                f"{stage.name} raised a SampleError ({problem}): {_where(job, step, '')}"
+            ) from problem
+        except DatakitError:
+            raise
+        except Exception as problem:
+            raise _defect(stage, problem, _where(job, step, "")) from problem
+        if sample is None:
+            return
+        yield sample
 
 
 def _annotation(table: pa.Table, steps: Steps, step: Step, job: Job, outcome: Outcome) -> pa.Table:
@@ -278,8 +298,15 @@ def _call(stage: Stage[Any], argument: Any, *, job: Job, step: Step, key: str) -
     except DatakitError:
         raise
     except Exception as problem:
-        where = f"recipe {job.recipe}, step {step.name}, shard {job.shard}" + (f", key {key}" if key else "")
-        raise StageError(f"{stage.name} raised {type(problem).__name__}: {problem} ({where})") from problem
+        raise _defect(stage, problem, _where(job, step, key)) from problem
+
+
+def _defect(stage: Stage[Any], problem: Exception, where: str) -> StageError:
+    return StageError(f"{stage.name} raised {type(problem).__name__}: {problem} ({where})")
+
+
+def _where(job: Job, step: Step, key: str) -> str:
+    return f"recipe {job.recipe}, step {step.name}, shard {job.shard}" + (f", key {key}" if key else "")
 
 
 _RUNNERS: dict[str, Callable[[Steps, Step, Job, Progress], Manifest]] = {

@@ -30,7 +30,7 @@ def scan(root: Path | None, *, attributes: bool = False) -> Iterator[Entry | Pro
     names = class_names(base)
     for key, path in pairs(base / "images.txt").items():
         name, label = f"images/{path}", label_of.get(key, "")
-        if label not in names or key not in split_of:
+        if label not in names or split_of.get(key) not in SPLIT:
             yield unlabelled(name, f"image {key} has class {label or 'none'} and split {split_of.get(key)}")
             continue
         fields: dict[str, object] = {

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from datakit.blob import Blob
 from datakit.errors import CatalogError
+from datakit.store.owned import is_ours
 
 IMAGES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".svg"})
 SPLITS = {"train": "train", "training": "train", "trn": "train"}
@@ -88,8 +89,9 @@ def is_image(name: str) -> bool:
 
 
 def walk(root: Path, *, follow_links: bool = False) -> Iterator[File | Problem]:
-    """Every file under `root`, folder by folder in the order of names.
+    """Every file under `root`, folder by folder in the order of names; a store of ours within it is not looked into.
 
+    A build may lie in its own source: what it wrote is not of the source, and so is not even counted.
     Problems: `hidden` (a name with a leading dot; a folder counts once), `path_outside` (a link that leaves the
     root, unless followed), `not_a_file` (pipe, device, link to nothing), `bad_name` (not UTF-8),
     `unreadable_folder`.
@@ -112,6 +114,8 @@ def _walk(folder: str, prefix: str, above: set[str], inside: str) -> Iterator[Fi
         if unfit:
             yield unfit
         elif entry.is_dir():
+            if is_ours(Path(entry.path)):
+                continue
             target = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
             if target not in above:  # a link to a folder above it would never end
                 yield from _walk(entry.path, f"{name}/", above | {target}, inside)
@@ -127,8 +131,12 @@ def _unfit(entry: os.DirEntry[str], name: str, inside: str) -> Problem | None:
         return Problem(name=name, reason="hidden", detail="its name starts with a dot", dropped=True)
     if inside and entry.is_symlink() and not _within(os.path.realpath(entry.path), inside):
         return Problem(name=name, reason="path_outside", detail="a link to a place outside of the source")
-    if not entry.is_dir() and not entry.is_file():
-        return Problem(name=name, reason="not_a_file", detail="a pipe, a device or a link to nothing")
+    try:
+        mode, detail = entry.stat().st_mode, "a pipe or a device"
+    except OSError as problem:
+        mode, detail = 0, f"a link to nothing, or closed to us: {problem.strerror}"
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        return Problem(name=name, reason="not_a_file", detail=detail)
     return None
 
 
@@ -187,25 +195,42 @@ class Folder:
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Class names as one spelling each.
+    """Class names, and those of the taxonomy above them, as one spelling each.
 
     `Rose` and `rose` are one class typed in two ways, or two that fall together on some disks and in every
     comparison of names: no choice made image by image would be right, so this stops unless told to merge.
     """
 
     fold_case: bool = False
-    _seen: dict[str, str] = field(default_factory=dict, repr=False)
+    _seen: dict[tuple[tuple[str, ...] | None, str], str] = field(default_factory=dict, repr=False)
 
-    def __call__(self, name: str) -> str:
-        """`name` in NFC, in the spelling seen first. Raises CatalogError on a second spelling."""
+    def __call__(self, name: str, above: tuple[str, ...] | None = None) -> str:
+        """`name` in NFC, in the spelling seen first. Raises CatalogError on a second spelling.
+
+        above: of a name in the taxonomy, those above it; None for a class.
+        """
         plain = unicodedata.normalize("NFC", name)
-        first = self._seen.setdefault(plain.casefold(), plain)
+        first = self._seen.setdefault((above, plain.casefold()), plain)
         if first != plain and not self.fold_case:
+            what = "classes" if above is None else "in the taxonomy"
             raise CatalogError(
-                f"classes {first!r} and {plain!r} differ in case only: rename one of them, "
+                f"{what} {first!r} and {plain!r} differ in case only: rename one of them, "
                 "or give options.fold_case=true to merge them"
             )
         return first
+
+    def spell(self, fields: Mapping[str, object]) -> dict[str, object]:
+        """`fields` with `class_name` and every level of `taxonomy` in their one spelling."""
+        spelt = dict(fields)
+        if isinstance(fields.get("class_name"), str):
+            spelt["class_name"] = self(str(fields["class_name"]))
+        levels = fields.get("taxonomy")
+        if isinstance(levels, list):
+            path: tuple[str, ...] = ()
+            for level in levels:
+                path = (*path, self(level, path))
+            spelt["taxonomy"] = list(path)
+        return spelt
 
 
 def carried(row: Mapping[str, object], taken: Collection[str] = ()) -> dict[str, object]:

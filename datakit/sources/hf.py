@@ -1,7 +1,8 @@
 """A Hugging Face data set: a folder of `save_to_disk`, a folder that `load_dataset` reads, or a repository's name.
 
 The image is the column of type Image, never decoded here; the class the one ClassLabel, or the column of
-texts that `label=` names. Every split is official. Folders are streamed, so nothing is copied into a cache.
+texts that `label=` names. Splits are official where there are several. Folders are streamed, so nothing is copied
+into a cache. An image that a row names by path is read only from the data set itself, also out of a zip in it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from datakit.blob import Blob
 from datakit.errors import CatalogError, MissingExtra, SampleError, did_you_mean
 from datakit.sources import records
 from datakit.sources.entry import SPLITS, ClassNames, Entry, Problem, carried
+from datakit.sources.hf_files import HubFiles, LocalFiles
+from datakit.store.owned import is_ours
 
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
 
@@ -30,15 +33,25 @@ def scan(
     """The rows, split by split; a row's name is `<split>/<number>`.
 
     repo, config: of the hub, where there is no `root`.  image, label: columns, where the types leave a choice.
-    Problems: `no_image`, `missing_file`.  Raises CatalogError (not readable, no or several such columns),
-    MissingExtra.
+    Problems: `no_image`, `missing_file`, `path_outside`, `bad_label`, `bad_split`, `bad_field`.  Raises CatalogError
+    (not readable, no or several such columns), MissingExtra.
     """
     names = ClassNames(fold_case)
-    for split, rows in sorted(_splits(root, repo, config).items()):
+    root = root.resolve() if root else None  # as datasets names what lies in it
+    files = HubFiles(repo) if root is None else LocalFiles(root)
+    found = _splits(root, repo, config)
+    alone = len({SPLITS[split] for split in found if split in SPLITS}) < 2
+    for split, rows in sorted(found.items()):
         columns = _Columns(rows.features, image, label)
         undecoded = rows.cast_column(columns.image, columns.undecoded)
+        official = None if alone else SPLITS.get(split)
         for number, row in enumerate(_rows(undecoded, root or repo)):
-            yield columns.entry(f"{split}/{number:08d}", row, SPLITS.get(split), names)
+            yield columns.entry(f"{split}/{number:08d}", row, official, names, files)
+
+
+def fetches(root: Path | None, *, repo: str = "", **options: object) -> list[str]:
+    """What `scan` would ask the network for."""
+    return [] if root or not repo else [f"the data set {repo} of the Hugging Face hub"]
 
 
 def _splits(root: Path | None, repo: str, config: str) -> Mapping[str, Any]:
@@ -53,10 +66,18 @@ def _splits(root: Path | None, repo: str, config: str) -> Mapping[str, Any]:
         if root and any((root / name).exists() for name in SAVED):
             found = datasets.load_from_disk(str(root))
         else:
+            _refuse_builds(root)
             found = datasets.load_dataset(str(root or repo), config or None, streaming=True)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
+    except (OSError, ValueError, NotImplementedError, datasets.exceptions.DatasetsError) as problem:
         raise CatalogError(f"cannot read {root or repo} as a Hugging Face data set: {problem}") from problem
     return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
+
+
+def _refuse_builds(root: Path | None) -> None:
+    """Raise CatalogError where a store of ours lies in the source: datasets would take its shards for data."""
+    for manifest in root.rglob("manifest.json") if root else ():
+        if manifest.parent != root and is_ours(manifest.parent):
+            raise CatalogError(f"{manifest.parent} is a build within the source {root}: move it elsewhere")
 
 
 def _rows(rows: Any, source: object) -> Iterator[Mapping[str, Any]]:
@@ -64,8 +85,9 @@ def _rows(rows: Any, source: object) -> Iterator[Mapping[str, Any]]:
 
     try:
         yield from rows
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
-        raise CatalogError(f"{source}: a row cannot be read: {problem}") from problem
+    except (OSError, ValueError, NotImplementedError, datasets.exceptions.DatasetsError) as problem:
+        hint = "; where it lies in an archive, unpack that first"
+        raise CatalogError(f"{source}: a row cannot be read: {problem}{hint}") from problem
 
 
 class _Columns:
@@ -90,35 +112,39 @@ class _Columns:
         self._names = getattr(features[self.label], "names", []) if self.label else []
 
     def entry(
-        self, name: str, row: Mapping[str, Any], official: str | None, names: ClassNames
+        self,
+        name: str,
+        row: Mapping[str, Any],
+        official: str | None,
+        names: ClassNames,
+        files: LocalFiles | HubFiles,
     ) -> Entry | Problem:
         """One row as an entry."""
-        found = _encoded(name, row[self.image])
-        if isinstance(found, Problem):
-            return found
         plain = {column: row[column] for column in row if column in self._carried}
         try:
+            data = _encoded(row[self.image], files)
             fields = records.standard(plain) | carried(plain, {*records.STANDARD, self.label})
+            fields |= self._class(row.get(self.label) if self.label else None)
         except SampleError as problem:
             return Problem(name=name, reason=problem.reason, detail=problem.detail)
-        label = row.get(self.label) if self.label else None
-        if label is not None and self._names:
-            # -1 by custom: not labelled
-            fields |= {"orig_label": label, "class_name": names(self._names[label])} if label >= 0 else {}
-        elif label is not None:
-            fields |= {"class_name": names(str(label))}
-        return Entry(name=name, data=found, fields=fields | {"official_split": official})
+        return Entry(name=name, data=data, fields=names.spell(fields) | {"official_split": official})
+
+    def _class(self, label: Any) -> Mapping[str, object]:
+        if label is None or (self._names and label < 0):  # -1 by custom: not labelled
+            return {}
+        if not self._names:
+            return {"class_name": str(label)}
+        if label >= len(self._names):
+            raise SampleError("bad_label", f"label {label}, of 0 to {len(self._names) - 1}")
+        return {"orig_label": label, "class_name": self._names[label]}
 
 
-def _encoded(name: str, cell: Mapping[str, Any] | None) -> Blob | bytes | Problem:
+def _encoded(cell: Mapping[str, Any] | None, files: LocalFiles | HubFiles) -> Blob | bytes:
     if cell and cell["bytes"] is not None:
         return bytes(cell["bytes"])
     if not cell or not cell["path"]:
-        return Problem(name=name, reason="no_image", detail="the row has neither bytes nor a path")
-    try:
-        return Blob(cell["path"], 0, Path(cell["path"]).stat().st_size)
-    except OSError as problem:
-        return Problem(name=name, reason="missing_file", detail=f"{cell['path']}: {problem.strerror}")
+        raise SampleError("no_image", "the row has neither bytes nor a path")
+    return files.find(cell["path"])
 
 
 def _chosen(what: str, asked: str, fitting: list[str], features: Mapping[str, Any], *, required: bool) -> str:

@@ -4,12 +4,12 @@ The class is the folder an image lies in, the folders above it are its taxonomy.
 instead: N folders of taxonomy, then the class, and whatever lies deeper belongs to it. Top folders that are all
 called train, val or test are the official split. A `metadata.csv`, `.jsonl` or `.parquet` with a column
 `file_name`, as Hugging Face has it, in the folder itself or in a top folder, adds its columns to the images from
-there on down, and must name every one of them.
+there on down, the nearer one first; where there is one, an image that none names is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -39,39 +39,41 @@ def scan(
     some top folders look like splits.
     """
     base = source_folder(root)
-    tops = sorted(path.name for path in base.iterdir() if path.is_dir() and path.name[0] != ".")
+    files = list(walk(base, follow_links=follow_links))
+    inner = (file.name for file in files if isinstance(file, File) and "/" in file.name)
+    tops = sorted({name.partition("/")[0] for name in inner})
     place = _Place(_split_folders(base, tops, splits), levels, ClassNames(fold_case))
     tables = {
         prefix: table for prefix in ["", *(f"{top}/" for top in tops)] if (table := _table(base, prefix))
     }
-    for file in walk(base, follow_links=follow_links):
+    for file in files:
         if isinstance(file, Problem):
             yield file
         elif file.name not in {table.name for table in tables.values()}:
             top = f"{file.name.partition('/')[0]}/"
-            yield _image(file, place, tables.get(top) or tables.get(""))
+            yield _image(file, place, [tables[prefix] for prefix in ("", top) if prefix in tables])
     for table in tables.values():
         yield from table.problems
         for name in sorted(table.rows):
             yield Problem(name=name, reason="missing_file", detail=f"{table.name} lists it")
 
 
-def _image(file: File, place: _Place, table: _Table | None) -> Entry | Problem:
-    row = table.rows.pop(file.name, None) if table else {}
+def _image(file: File, place: _Place, tables: Sequence[_Table]) -> Entry | Problem:
+    listed = [table.rows.pop(file.name) for table in tables if file.name in table.rows]
+    row = {name: value for one in listed for name, value in one.items()}
     if not file.is_image:
         # Of policy, unless somebody asked for it by name.
         return Problem(
             name=file.name,
             reason="not_an_image_file",
             detail="its extension is none of an image",
-            dropped=not row,
+            dropped=not listed,
         )
-    if table and row is None:
-        return Problem(
-            name=file.name, reason="unlisted", detail=f"{table.name} does not list it", dropped=True
-        )
+    if tables and not listed:
+        detail = f"{' and '.join(table.name for table in tables)}: not listed there"
+        return Problem(name=file.name, reason="unlisted", detail=detail, dropped=True)
     try:
-        fields = place.fields(file.name, row or {})
+        fields = place.fields(file.name, row)
     except SampleError as problem:
         return Problem(name=file.name, reason=problem.reason, detail=problem.detail)
     return Entry(name=file.name, data=Blob(file.path, 0, file.size), fields=fields)
@@ -102,9 +104,7 @@ class _Place:
             "official_split": official,
         }
         known |= records.standard(row)
-        if isinstance(known["class_name"], str):
-            known["class_name"] = self.names(known["class_name"])
-        return known | carried(row, records.STANDARD)
+        return self.names.spell(known) | carried(row, records.STANDARD)
 
 
 def _split_folders(base: Path, tops: list[str], splits: str) -> dict[str, str | None]:

@@ -81,9 +81,9 @@ class _Classes:
         mapping = above / "LOC_synset_mapping.txt"
         lemmas = dict(line.split(" ", 1) for _, line in lines(mapping)) if mapping.exists() else _from_timm()
         firsts = {wnid: lemma.partition(",")[0].strip() for wnid, lemma in lemmas.items()}
-        counts = Counter(firsts.values())
-        # Two cranes and two maillots: a bird and a machine may not be one class.
-        names = {wnid: name if counts[name] == 1 else f"{name} ({wnid})" for wnid, name in firsts.items()}
+        counts = Counter(name.casefold() for name in firsts.values())
+        # Two cranes, two maillots, Cardigan and cardigan: a dog and a jacket may not be one class.
+        names = {w: name if counts[name.casefold()] == 1 else f"{name} ({w})" for w, name in firsts.items()}
         return cls(names, {wnid: label for label, wnid in enumerate(sorted(names))})
 
 

@@ -26,13 +26,18 @@ def scan(root: Path | None) -> Iterator[Entry | Problem]:
     by = pairs(base / "photographers.txt") if (base / "photographers.txt").exists() else {}
     for key, path in pairs(base / "images.txt").items():
         name, label = f"images/{path}", label_of.get(key, "")
-        if label not in names or key not in split_of:
+        if label not in names or split_of.get(key) not in SPLIT:
             yield unlabelled(name, f"image {key} has class {label or 'none'} and split {split_of.get(key)}")
+            continue
+        nodes = above(label, parents)
+        unknown = next((node for node in nodes if node not in names), None)
+        if unknown:
+            yield unlabelled(name, f"class {label} lies below {unknown}, which is none of classes.txt")
             continue
         fields = {
             "class_name": names[label],
             "orig_label": int(label),
-            "taxonomy": [names[node] for node in above(label, parents)],
+            "taxonomy": [names[node] for node in nodes],
             "identity_group": species(label, names, parents),
             "official_split": SPLIT[split_of[key]],
             "capture_group": by.get(key),
@@ -54,5 +59,5 @@ def above(label: str, parents: Mapping[str, str]) -> list[str]:
 
 def species(label: str, names: Mapping[str, str], parents: Mapping[str, str]) -> str:
     """The species of a category: its parent for a variant such as `Northern Harrier (Adult male)`, else itself."""
-    is_variant = names[label].endswith(")") and label in parents
+    is_variant = names[label].endswith(")") and parents.get(label) in names
     return names[parents[label]] if is_variant else names[label]

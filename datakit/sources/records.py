@@ -66,12 +66,15 @@ def _csv(path: Path, delimiter: str, encoding: str) -> Iterator[Record | Problem
         header = next(reader, [])
         _check_columns(path, header)
         while True:
+            first = reader.line_num + 1
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as problem:
-                yield unreadable(path, reader.line_num, str(problem))
+                if str(problem) == "unexpected end of data":
+                    raise CatalogError(f"{path}: a quote in line {first} is never closed") from problem
+                yield from _lost(path, range(first, reader.line_num + 1), str(problem))
                 continue
             if not any(cells):
                 detail = f"line {reader.line_num} is empty"
@@ -79,9 +82,17 @@ def _csv(path: Path, delimiter: str, encoding: str) -> Iterator[Record | Problem
                     name=f"{path.name}:{reader.line_num}", reason="empty_row", detail=detail, dropped=True
                 )
             elif len(cells) != len(header):
-                yield unreadable(path, reader.line_num, f"{len(cells)} cells under {len(header)} columns")
+                detail = f"{len(cells)} cells under {len(header)} columns"
+                yield from _lost(path, range(first, reader.line_num + 1), detail)
             else:
                 yield Record(reader.line_num, {n: c or None for n, c in zip(header, cells, strict=True)})
+
+
+def _lost(path: Path, lines: range, detail: str) -> Iterator[Problem]:
+    """One Problem a line: a quote too many makes one row of several, each of which was an image."""
+    where = f", in the row of lines {lines[0]} to {lines[-1]}" if len(lines) > 1 else ""
+    for number in lines:
+        yield unreadable(path, number, detail + where)
 
 
 def _check_columns(path: Path, header: list[str]) -> None:

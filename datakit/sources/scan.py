@@ -1,13 +1,15 @@
 """A catalog's content as one Arrow table: what a plan stands on, and what its first step reads.
 
-The checksum is over names, fields and the xxh3 of every image's bytes: the same data elsewhere has the same
-checksum. Digests are kept by (path, size, mtime), so that a second look costs a stat.
+The checksum is over names, fields, the xxh3 of every image's bytes and its place below the images' common folder:
+the same data elsewhere has the same checksum, and no step outlives a change of what it points at. Digests are kept
+by (path, size, mtime), so that a second look costs a stat.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import re
@@ -23,16 +25,16 @@ import xxhash
 from datakit import catalog as catalogs
 from datakit.blob import Blob
 from datakit.catalog import Catalog
-from datakit.errors import CatalogError
+from datakit.errors import CatalogError, did_you_mean
 from datakit.manifest import write_bytes, write_json
 from datakit.recipe import CatalogUse
-from datakit.sources.entry import Entry, Problem
+from datakit.sources.entry import FIRST, Entry, Problem
+from datakit.store.columns import columns_of
 from datakit.store.listing import PROBLEMS, Listing
-from datakit.store.rows import Roots, columns_of, write_table
+from datakit.store.rows import LISTINGS, Roots, write_table
 
 KEY = re.compile(r"[a-z0-9_-]{1,64}")
 SLUG = 47  # characters of a key that are for people; 16 hex digits of a hash make it unique
-RESERVED = ("__key__", "name", "image", "catalog", "pool", "content")
 
 
 def key_of(name: str) -> str:
@@ -52,19 +54,21 @@ def scan(use: CatalogUse, folder: Path) -> Listing:
     catalog = catalogs.load(use.name)
     root = catalogs.root_of(use, catalog)
     reader = _reader(catalog)
+    _check_options(catalog, reader)
     entries, problems = _collect(reader.scan(root, **catalogs.options(use, catalog)), catalog, use)
     entries, small = _without_small_classes(entries, catalog)
     problems += small
     if not entries:
         raise CatalogError(_nothing(catalog, use, problems))
-    base = str(root) if root and root.is_dir() else _common_folder(entries)
-    rows = _rows(entries, catalog, use, base, folder)
-    checksum = _checksum(rows, problems)
+    base = _common_folder(entries)
+    rows = _rows(entries, catalog, use, folder)
+    ours = {LISTINGS: str(folder)}
+    checksum = _checksum(rows, problems, catalog.per_shard, Roots(ours | {"@": base}))
     listing = Listing(
         use=use, catalog=catalog, checksum=checksum, root=base, folder=folder, samples=len(rows)
     )
     if not listing.path.exists():
-        roots = Roots({listing.token: base})
+        roots = Roots(ours | {listing.token: base})
         problem_rows = [
             {"name": p.name, "reason": p.reason, "detail": p.detail, "dropped": p.dropped} for p in problems
         ]
@@ -82,6 +86,23 @@ def _reader(catalog: Catalog) -> Any:
         raise CatalogError(f"catalog {catalog.name}: there is no reader {catalog.reader}") from problem
 
 
+def _check_options(catalog: Catalog, reader: Any) -> None:
+    """Raise CatalogError where an option of the TOML is none of the reader's keywords, or of another type."""
+    known = {
+        name: keyword.default
+        for name, keyword in inspect.signature(reader.scan).parameters.items()
+        if keyword.kind is keyword.KEYWORD_ONLY
+    }
+    for name, value in catalog.options.items():
+        where = f"catalog {catalog.name}: options.{name}"
+        if name not in known:
+            hint = did_you_mean(name, known) or f"; it has {', '.join(known) or 'none'}"
+            raise CatalogError(f"{where} is no option of the reader {catalog.reader}{hint}")
+        wanted = list if isinstance(known[name], tuple) else type(known[name])
+        if type(value) is not wanted:
+            raise CatalogError(f"{where} is {value!r}: must be of type {wanted.__name__}")
+
+
 def _collect(
     found: Iterator[Entry | Problem], catalog: Catalog, use: CatalogUse
 ) -> tuple[list[tuple[str, str, Entry]], list[Problem]]:
@@ -92,7 +113,9 @@ def _collect(
         if isinstance(item, Problem):
             problems.append(item)
             continue
-        key, pool = key_of(item.name), use.pool or catalog.pool_of(item.fields)
+        # A further catalog may hold names that the main one holds too; its keys are told apart by its pool.
+        key = key_of(f"{use.pool}:{item.name}" if use.pool else item.name)
+        pool = use.pool or catalog.pool_of(item.fields)
         if key in entries:
             detail = f"the name {item.name!r} comes twice; the first is kept"
             problems.append(Problem(name=item.name, reason="duplicate_key", detail=detail))
@@ -130,12 +153,12 @@ def _nothing(catalog: Catalog, use: CatalogUse, problems: Sequence[Problem]) -> 
 
 
 def _common_folder(entries: Sequence[tuple[str, str, Entry]]) -> str:
-    paths = [entry.data.path for _, _, entry in entries if isinstance(entry.data, Blob)]
-    return os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""  # noqa: PTH120
+    paths = {entry.data.path for _, _, entry in entries if isinstance(entry.data, Blob)}
+    return os.path.commonpath({os.path.dirname(path) for path in paths}) if paths else ""  # noqa: PTH120
 
 
 def _rows(
-    entries: Sequence[tuple[str, str, Entry]], catalog: Catalog, use: CatalogUse, base: str, folder: Path
+    entries: Sequence[tuple[str, str, Entry]], catalog: Catalog, use: CatalogUse, folder: Path
 ) -> list[dict[str, Any]]:
     blobs = _at_rest([entry.data for _, _, entry in entries], folder / f"{_use_digest(use)}.bytes")
     contents = _digests(blobs, folder / f"{_use_digest(use)}.digests.json")
@@ -148,7 +171,7 @@ def _rows(
             "pool": pool,
             "content": content,
         }
-        | {name: value for name, value in entry.fields.items() if name not in RESERVED}
+        | {name: value for name, value in entry.fields.items() if name not in FIRST}
         for (key, pool, entry), blob, content in zip(entries, blobs, contents, strict=True)
     ]
 
@@ -177,7 +200,8 @@ def _digests(blobs: Sequence[Blob], memory: Path) -> list[str]:
         fresh = pool.map(_digest, (blob for _, blob in missing))
         known.update({name: digest for (name, _), digest in zip(missing, fresh, strict=True)})
     if missing:
-        write_json(memory, {name: known[name] for name in sorted(set(names))})
+        # What could not be read is tried again: leave to read it changes neither its size nor its time.
+        write_json(memory, {name: known[name] for name in sorted(set(names)) if known[name]})
     return [known[name] for name in names]
 
 
@@ -207,11 +231,13 @@ def _use_digest(use: CatalogUse) -> str:
     return hashlib.blake2b(use.id.encode(), digest_size=8).hexdigest()
 
 
-def _checksum(rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem]) -> str:
-    """32 hex digits over everything but where the bytes lie."""
-    digest = hashlib.blake2b(digest_size=16)
+def _checksum(
+    rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem], per_shard: int, roots: Roots
+) -> str:
+    """32 hex digits over everything but where the roots are; how rows are cut into shards is part of it."""
+    digest = hashlib.blake2b(str(per_shard).encode(), digest_size=16)
     for row in rows:
-        plain = {name: value for name, value in row.items() if name != "image"}
+        plain = {**row, "image": roots.place(row["image"])}
         digest.update(json.dumps(plain, sort_keys=True, default=str).encode())
     for problem in problems:
         digest.update(f"{problem.name}\x1f{problem.reason}".encode("utf-8", "surrogateescape"))

@@ -108,9 +108,7 @@ class _Reader:
         known |= {name: row[column] for name, column in self._columns.items() if row.get(column) is not None}
         if self.taxonomy:
             known["taxonomy"] = [row.get(column) for column in self.taxonomy]
-        fields = records.standard(known)
-        if "class_name" in fields:
-            fields["class_name"] = self.names(str(fields["class_name"]))
+        fields = self.names.spell(records.standard(known))
         taken = {self.path, *self._columns.values(), *self.taxonomy, *records.STANDARD}
         return fields | carried(row, taken)
 

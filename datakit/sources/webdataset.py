@@ -11,13 +11,14 @@ import itertools
 import json
 import operator
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from datakit.blob import Blob
 from datakit.errors import CatalogError, SampleError, StoreError
 from datakit.sources import records
-from datakit.sources.entry import OURS, SPLITS, ClassNames, Entry, Problem, carried
+from datakit.sources.entry import OURS, SPLITS, ClassNames, Entry, File, Problem, carried, walk
 from datakit.store.tar_reader import Member, iter_members
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # the first of these that a sample has
@@ -30,8 +31,9 @@ MAX_TEXT = 1 << 20  # bytes of a member that is read as a field
 def scan(root: Path | None, *, image: str = "", fold_case: bool = False) -> Iterator[Entry | Problem]:
     """The samples, shard by shard. `image`: the extension of the picture, where a sample has several.
 
-    Problems: `no_image`, `duplicate_key` (in any shard), `bad_json`, `bad_label`, `bad_split`, `bad_field`;
-    `no_key` (a member of no sample, dropped).  Raises CatalogError: no shard, or one that is damaged.
+    Problems: `no_image`, `duplicate_key` (in any shard), `bad_json`, `bad_label`, `bad_split`, `bad_field`,
+    `not_a_file` (a link or a device, which has no bytes); `no_key` (a member of no sample, dropped).
+    Raises CatalogError: no shard, or one that is damaged.
     """
     if root is None:
         raise CatalogError("give source=FOLDER, a tar or a pattern of tars")
@@ -40,7 +42,8 @@ def scan(root: Path | None, *, image: str = "", fold_case: bool = False) -> Iter
     seen: dict[str, str] = {}
     for shard in shards_of(str(root)):
         metadata = _Metadata(root, shard) if is_store else None
-        for key, members in _samples(shard):
+        skipped: Counter[str] = Counter()
+        for key, members in _samples(shard, skipped):
             row = metadata.row(key) if metadata and key else None
             if not key:
                 for member in members:
@@ -51,6 +54,17 @@ def scan(root: Path | None, *, image: str = "", fold_case: bool = False) -> Iter
             else:
                 seen[key] = shard.name
                 yield _entry(shard, key, members, row, wanted, names)
+        yield from _without_bytes(shard, skipped)
+
+
+def _without_bytes(shard: Path, skipped: Counter[str]) -> Iterator[Problem]:
+    """A Problem a link or device; a folder is none, tar lists those along with what they hold."""
+    detail = (
+        f"in {shard.name}: it has no bytes of its own; make the tar with --dereference --hard-dereference"
+    )
+    for kind in sorted(skipped.keys() - {"directory"}):
+        for number in range(1, skipped[kind] + 1):
+            yield Problem(name=f"{shard.name}: {kind} {number}", reason="not_a_file", detail=detail)
 
 
 def shards_of(source: str) -> list[Path]:
@@ -59,9 +73,9 @@ def shards_of(source: str) -> list[Path]:
     for part in source.split("::"):
         path = Path(part).absolute()
         if path.is_dir():
-            matches = (
-                sorted(path.glob("*.tar")) or sorted(path.glob("data/*.tar")) or sorted(path.rglob("*.tar"))
-            )
+            matches = sorted(path.glob("*.tar")) or sorted(path.glob("data/*.tar")) or _below(path)
+        elif path.is_file():  # its name may hold the signs of a pattern
+            matches = [path]
         else:
             matches = [match for one in braces(str(path)) for match in _glob(Path(one))]
         if not matches:
@@ -71,6 +85,11 @@ def shards_of(source: str) -> list[Path]:
                 raise CatalogError(f"source={part}: there is no shard {match}")
         found += matches
     return found
+
+
+def _below(folder: Path) -> list[Path]:
+    files = (item for item in walk(folder, follow_links=True) if isinstance(item, File))
+    return [Path(file.path) for file in files if file.name.endswith(".tar")]
 
 
 def _glob(path: Path) -> list[Path]:
@@ -94,9 +113,10 @@ def braces(pattern: str) -> list[str]:
     return [name for part in parts for name in braces(f"{head}{part}{tail}")]
 
 
-def _samples(shard: Path) -> Iterator[tuple[str, list[Member]]]:
+def _samples(shard: Path, skipped: Counter[str]) -> Iterator[tuple[str, list[Member]]]:
+    members = iter_members(shard, skipped=skipped)
     try:
-        for key, group in itertools.groupby(iter_members(shard), operator.attrgetter("key")):
+        for key, group in itertools.groupby(members, operator.attrgetter("key")):
             yield key, list(group)
     except (StoreError, OSError) as problem:
         raise CatalogError(f"the shard {shard} is damaged, fetch it again: {problem}") from problem
@@ -121,9 +141,8 @@ def _entry(
         fields = _of_members(shard, parts) if row is None else _of_store(shard, row)
     except SampleError as problem:
         return Problem(name=key, reason=problem.reason, detail=f"in {shard.name}: {problem.detail}")
-    if "class_name" in fields:
-        fields["class_name"] = names(str(fields["class_name"]))
-    return Entry(name=key, data=Blob(str(shard), picture.offset, picture.size), fields=fields)
+    place = Blob(str(shard), picture.offset, picture.size)
+    return Entry(name=key, data=place, fields=names.spell(fields))
 
 
 def _of_members(shard: Path, parts: dict[str, Member]) -> records.Row:

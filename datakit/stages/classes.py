@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datakit.errors import CatalogError
+from datakit.errors import CatalogError, ConfigError, did_you_mean
 from datakit.stage import Ref, Rows, reduce
-from datakit.stages.columns import Ints, codes, read_columns, same_order, unit, unit_vectors
+from datakit.stages.columns import Bools, Ints, codes, read_columns, same_order, unit, unit_vectors
 from datakit.stages.groups import components, same_value
 from datakit.stages.names import canonical, collisions
 
@@ -20,7 +20,7 @@ Path = tuple[str, ...]  # root → parent of a class, without the class itself
 NAMES = pa.list_(pa.string())
 
 
-@reduce(version=1)
+@reduce(version=2)
 def class_table(rows: Rows, *, synonyms: Sequence[Sequence[str]] = ()) -> pa.Table:
     """One row a class of a pool, sorted by pool and name; rows without a class are left out.
 
@@ -63,21 +63,30 @@ def class_table(rows: Rows, *, synonyms: Sequence[Sequence[str]] = ()) -> pa.Tab
     )
 
 
-@reduce(version=1)
+@reduce(version=2)
 def class_features(rows: Rows, *, features: Ref[Rows], name: str = "features") -> pa.Table:
-    """The mean direction of each class's feature vectors: class_name, attributes (list of float32).
+    """The mean direction of each class's vectors: pool, class_name, attributes (list of float32); no outliers.
 
     Stands in for attribute vectors where a catalog has none, and breaks ties between equally near classes.
+    name: `features`, which every image must have, or a source's own column; there an image without a vector does
+    not count, and a class of such images is not in the table.  Raises ConfigError on a column of no vectors.
     """
     same_order(rows, features.value, "features")
-    column = read_columns(rows, "class_name")["class_name"]
-    number, names = codes(column)
-    vectors = unit_vectors(features.value, np.flatnonzero(number >= 0), name=name)
-    total = np.zeros((len(names), vectors.shape[1] if len(vectors) else 0), dtype=np.float32)
-    np.add.at(total, number[number >= 0], vectors)
+    number, pools, names = number_classes(read_columns(rows, "pool", "class_name"))
+    ours = np.array([pool != "outliers" for pool in pools] + [False])  # the last is for rows without a class
+    used = np.flatnonzero(ours[number])
+    described = _described(features.value, name, used, [names[n] for n in number[used]])
+    used = used if name == "features" else used[described]
+    vectors = unit_vectors(features.value, used, name=name)
+    for row in used[~np.isfinite(vectors).all(axis=1)]:
+        raise ConfigError(f"{name}: class {names[number[row]]} has a vector with a value that is no number")
+    found, inverse = np.unique(number[used], return_inverse=True)
+    total = np.zeros((len(found), vectors.shape[1]), dtype=np.float32)
+    np.add.at(total, inverse, vectors)
     return pa.table(
         {
-            "class_name": pa.array(names, pa.string()),
+            "pool": pa.array([pools[n] for n in found], pa.string()),
+            "class_name": pa.array([names[n] for n in found], pa.string()),
             "attributes": pa.array(list(unit(total)), pa.list_(pa.float32())),
         }
     )
@@ -95,6 +104,30 @@ def joined_paths(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Lists of levels as one text each; null counts as no levels."""
     text = pc.binary_join(column, SEP)
     return pc.fill_null(text, "")
+
+
+def _described(rows: Rows, name: str, used: Ints, classes: Sequence[str]) -> Bools:
+    """Which of the rows `used`, of these classes, have a vector in the column `name`."""
+    if name not in rows.columns:
+        raise ConfigError(f"attributes={name}: no such column{did_you_mean(name, rows.columns)}")
+    column = rows.table([name]).column(name)
+    if not _of_vectors(column.type):
+        raise ConfigError(f"attributes={name}: the column holds {column.type}; it must hold lists of numbers")
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()[used]
+    described = np.flatnonzero(lengths)
+    for other in described[lengths[described] != lengths[described[:1]]]:
+        first = described[0]
+        raise ConfigError(
+            f"attributes={name}: class {classes[other]} has {lengths[other]} numbers and class {classes[first]} "
+            f"{lengths[first]}; all must have as many"
+        )
+    return np.asarray(lengths > 0)
+
+
+def _of_vectors(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    return any(is_(kind) for is_ in lists) and any(is_(kind.value_type) for is_ in numbers)
 
 
 def _paths(table: pa.Table, number: Ints, pools: list[str], names: list[str]) -> list[Path]:

@@ -78,16 +78,21 @@ def codes(column: pa.ChunkedArray | pa.Array) -> tuple[Ints, list[Any]]:
 def unit_vectors(rows: Rows, indices: Ints | None = None, *, name: str) -> NDArray[np.float32]:
     """float32 (N, D) of the list column `name`, each row of length 1 (a zero row stays zero).
 
-    Raises StageError where a row has no vector: a half-embedded step must not pass for a whole one.
+    Raises StageError where a row has no vector, as a half-embedded step must not pass for a whole one, and where
+    one has another length.
     """
     column = rows.table([name]).column(name)
     if indices is not None:
         column = column.take(pa.array(indices))
     if column.null_count:
         raise StageError(f"{column.null_count} rows have no {name}; embed all rows first")
+    widths = pc.unique(pc.list_value_length(column)).to_pylist() or [0]
+    if len(widths) > 1:
+        raise StageError(
+            f"{name}: vectors of {widths[0]} and of {widths[1]} numbers; all must be of one length"
+        )
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    width = flat.size // len(column) if len(column) else 0
-    return unit(flat.reshape(len(column), width).astype(np.float32))
+    return unit(flat.reshape(len(column), widths[0]).astype(np.float32))
 
 
 def unit(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:

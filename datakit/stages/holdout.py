@@ -14,15 +14,16 @@ from datakit.errors import ConfigError, did_you_mean
 from datakit.rng import rng_for
 from datakit.stage import Ref, Rows, reduce
 from datakit.stages.mixoe import mixoe_draw
-from datakit.stages.subtrees import SHARES, draw_by_taxonomy
+from datakit.stages.subtrees import SHARES, draw_by_taxonomy, needed_known
 
 MODES = ("random", "taxonomy", "attributes", "explicit")
+VAL_OOD = 0.1  # share of the held-out classes
 MIN_FOR_VAL_OOD = 4  # held-out classes; with fewer, the test needs every one
 
 Unit = list[str]  # classes that are held out together, sorted
 
 
-@reduce(version=1)
+@reduce(version=2)
 def hold_out(
     rows: Rows,
     *,
@@ -36,7 +37,7 @@ def hold_out(
     shares: Mapping[str, float] = SHARES,
     keep_per_parent: int = 2,
     min_images_per_class: int = 10,
-    val_ood_fraction: float = 0.1,
+    val_ood_fraction: float | None = None,
     mixoe_compat: bool = False,
     label_base: int = 0,
     label_count: int | None = None,
@@ -45,12 +46,19 @@ def hold_out(
 
     Only main classes are drawn, whole units at a time. `random` and `attributes` draw evenly (attributes
     decide the tiers, in `split`); `taxonomy` draws leaves and subtrees by `shares`; `explicit` takes the
-    classes named in `held_out`. n_ood defaults to `fraction` of the eligible classes, n_id to the rest.
-    val_ood_fraction of the held-out classes serve to choose thresholds and are never tested.
+    classes named in `held_out`. n_ood defaults to `fraction` of the eligible classes, n_id to the rest; with
+    `taxonomy` what the tiers rest on is among the n_id first: see `needed_known`.
+    val_ood_fraction of the held-out classes (0.1; with mixoe_compat 0, as MixOE tests them all) serve to choose
+    thresholds and are never tested.
     Unused: too_few_images, not_drawn, kin (of a far or coarse class to one of a nearer pool).
 
     mixoe_compat: MixOE's draw, see `mixoe_draw`; units and min_images_per_class are not heeded.
+    Raises ConfigError on options that exclude each other or that nothing reads.
     """
+    _check_numbers(n_id=(n_id, 2), n_ood=(n_ood, 1), keep_per_parent=(keep_per_parent, 0))
+    _check_choices(mode, held_out, n_ood, mixoe_compat, label_base if label_count is None else 0)
+    if val_ood_fraction is None:
+        val_ood_fraction = 0.0 if mixoe_compat else VAL_OOD
     table = classes.value
     rng = rng_for(seed, "hold_out", mode)
     if mixoe_compat:
@@ -65,7 +73,7 @@ def hold_out(
             label_count=label_count,
         )
     else:
-        units = units_of(table, min_images_per_class)
+        units, kept = units_of(table, min_images_per_class), set[str]()
         named = len(set(held_out)) if mode == "explicit" else n_ood
         wanted = _wanted(sum(map(len, units)), fraction, n_id, named)
         if mode == "explicit":
@@ -73,11 +81,10 @@ def hold_out(
         elif mode == "taxonomy":
             paths = main_classes(table, "taxonomy")
             ood = draw_by_taxonomy(units, paths, wanted, rng, shares, keep_per_parent)
-        elif mode in MODES:
-            ood = draw_units(units, wanted, rng)
+            kept = needed_known(units, paths, ood, rng, keep_per_parent) if n_id else kept
         else:
-            raise ConfigError(f"unknown hold-out mode {mode}{did_you_mean(mode, MODES)}")
-        known = _known(units, ood, n_id, rng)
+            ood = draw_units(units, wanted, rng)
+        known = _known(units, ood, n_id, rng, kept)
     val_ood = _val_ood([unit for unit in units if set(unit) <= ood], val_ood_fraction, seed)
     roles = dict.fromkeys(known, "id") | dict.fromkeys(ood, "ood") | dict.fromkeys(val_ood, "val_ood")
     return _with_roles(table, roles, {name for unit in units for name in unit})
@@ -106,6 +113,28 @@ def main_classes(table: pa.Table, column: str) -> dict[str, Any]:
     """Main class → its value in `column`, sorted by class."""
     main = table.filter(pc.equal(table["pool"], "main"))
     return dict(zip(main["class_name"].to_pylist(), main[column].to_pylist(), strict=True))
+
+
+def _check_numbers(**chosen: tuple[int | None, int]) -> None:
+    for option, (value, least) in chosen.items():
+        if value is not None and value < least:
+            raise ConfigError(f"{option} is {value}; it must be {least} or more")
+
+
+def _check_choices(
+    mode: str, held_out: Sequence[str], n_ood: int | None, mixoe_compat: bool, lone_base: int
+) -> None:
+    """Refuses an option that the others leave without effect. lone_base: a label_base without label_count."""
+    if mode not in MODES:
+        raise ConfigError(f"unknown hold-out mode {mode}{did_you_mean(mode, MODES)}")
+    if mixoe_compat and mode != "random":
+        raise ConfigError(f"mixoe_compat draws by MixOE's rule, not by mode={mode}; give one of the two")
+    if held_out and mode != "explicit":
+        raise ConfigError(f"held_out names classes, but mode={mode} draws them; set mode=explicit")
+    if mode == "explicit" and n_ood is not None:
+        raise ConfigError("mode=explicit holds out the classes of held_out; leave n_ood out")
+    if lone_base and not mixoe_compat:
+        raise ConfigError(f"label_base={lone_base} is read with label_count only; give both or neither")
 
 
 def _wanted(eligible: int, fraction: float, n_id: int | None, n_ood: int | None) -> int:
@@ -137,11 +166,20 @@ def _named(held_out: Sequence[str], units: Sequence[Unit], images: Mapping[str, 
     return chosen
 
 
-def _known(units: Sequence[Unit], ood: set[str], n_id: int | None, rng: np.random.Generator) -> set[str]:
+def _known(
+    units: Sequence[Unit], ood: set[str], n_id: int | None, rng: np.random.Generator, kept: set[str]
+) -> set[str]:
+    """The ID classes, at most n_id: `kept`, and others that are not held out."""
     if not ood:
         raise ConfigError("no class could be held out: each is kin to more classes than n_ood allows")
-    rest = [unit for unit in units if not set(unit) & ood]
-    return draw_units(rest, sum(map(len, rest)) if n_id is None else n_id, rng)
+    rest = [unit for unit in units if not set(unit) & (ood | kept)]
+    left = sum(map(len, rest)) if n_id is None else n_id - len(kept)
+    if left < 0:
+        raise ConfigError(
+            f"n_id is {n_id}, but {len(kept)} ID classes are needed to keep the held-out ones in their tiers; "
+            "raise n_id, or lower n_ood or keep_per_parent"
+        )
+    return kept | draw_units(rest, left, rng)
 
 
 def _val_ood(units: Sequence[Unit], fraction: float, seed: int) -> set[str]:

@@ -7,39 +7,52 @@ from collections import Counter
 import numpy as np
 import xxhash
 
-from datakit.image import EXTENSIONS, Header, Image, resize
+from datakit.errors import SampleError
+from datakit.image import EXTENSIONS, Header, Image, format_of, resize
 from datakit.stage import Drop, Ref, Rows, Sample, reduce, stage
 from datakit.stages.phash import phash64
 
-DEEP = ("I", "F")  # modes of more than 8 bits begin so
 SAFE_MODES = ("L", "RGB", "P", "1")  # modes that every decoder shows alike
 
 
-@reduce(version=1)
+@reduce(version=2)
 def common_format(rows: Rows) -> str:
-    """The format to publish in: JPEG if any image of the main pool is named so, WEBP if all are, else PNG.
+    """The format to publish in: JPEG if any image of the main pool is one, WEBP if all are, else PNG.
 
-    One member name for every sample is what all readers need; a photograph is not blown up to PNG for the sake of
-    a few drawings among thousands.
+    By the first bytes: images out of shards and tables have names without endings. One member name for every
+    sample is what all readers need; a photograph is not blown up to PNG for the sake of a few drawings among
+    thousands.
     """
-    table = rows.table(["name", "pool"]).to_pylist()
-    endings = Counter(row["name"].rpartition(".")[2].lower() for row in table if row["pool"] == "main")
-    if endings["jpg"] + endings["jpeg"]:
+    pools = rows.table(["pool"])["pool"].to_pylist()
+    formats = Counter(
+        _format(image) for image, pool in zip(rows.images(), pools, strict=True) if pool == "main"
+    )
+    if formats["JPEG"]:
         return "JPEG"
-    return "WEBP" if endings and endings["webp"] == endings.total() else "PNG"
+    del formats[None]  # drawings, and files that the intake will name as broken
+    return "WEBP" if formats and formats["WEBP"] == formats.total() else "PNG"
 
 
-@stage(version=1)
+def _format(image: Image) -> str | None:
+    try:
+        return format_of(image.blob.head(16) if image.blob else image.encoded[:16])
+    except (OSError, SampleError):
+        return None  # the intake counts it as missing, unreadable or empty
+
+
+@stage(version=2)
 def intake(
     sample: Sample, *, format: Ref[str], quality: int = 95, svg_side: int = 96, min_side: int = 1
 ) -> Sample | Drop:
     """An image that every reader decodes alike, or the reason why not.
 
-    Left byte for byte as found if it is of the published `format`, upright, 8-bit, still, opaque, RGB or grey.
+    Left byte for byte as found if it is of the published `format`, upright, of at most 8 bits a channel, still,
+    opaque, and RGB, grey, bilevel or with a palette.
     Otherwise decoded and encoded once (JPEG and WEBP at `quality`), with what was done in `changes`: `exif_rotated`
     (readers disagree on applying the tag), `cmyk`, `16bit`, `animated` (first frame), `alpha` (on white),
     `png->jpg` and the like. Drawings (SVG) are rendered at `svg_side` px on white. SampleError: `empty`,
-    `missing_file`, `not_an_image`, `truncated`, `undecodable`, `too_many_pixels`. Drop: `too_small` in px.
+    `missing_file`, `not_an_image`, `outside_reference` (SVG), `truncated`, `undecodable`,
+    `too_many_pixels`. Drop: `too_small` in px.
     """
     image: Image = sample["image"]
     changes = _changes(image.header, format.value)
@@ -59,7 +72,7 @@ def _changes(header: Header, format: str) -> list[str]:
     reasons = {
         "exif_rotated": header.orientation != 1,
         "cmyk": header.mode == "CMYK",
-        "16bit": header.mode.startswith(DEEP),
+        "16bit": header.depth > 8,
         "animated": header.frames > 1,
         "alpha": header.alpha,
         f"{EXTENSIONS[header.format]}->{EXTENSIONS[format]}": header.format != format,

@@ -28,6 +28,10 @@ def mixoe_draw(
     """
     if n_id is None or n_ood is None:
         raise ConfigError("mixoe_compat needs n_id and n_ood, as 90 and 10 for aircraft")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(
+            f"mixoe_compat: seed {seed} is none of MixOE's generator; it takes 0 to {2**32 - 1}"
+        )
     table = _label_table(orig_labels, label_base, label_count)
     if n_id + n_ood > len(table):
         raise ConfigError(f"n_id + n_ood is {n_id + n_ood}, but there are {len(table)} labels")

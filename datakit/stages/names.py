@@ -12,6 +12,7 @@ from datakit.errors import ConfigError
 ACCENTS = re.compile("[\u0300-\u036f]")  # of Latin, Greek, Cyrillic; not the voicing marks of kana
 POINT = re.compile(r"(?<=\d)[.,](?=\d)")  # 1.5 is not 15
 GAP = re.compile(r"[\W_]+")
+SHARP = re.compile(r"(?<=[^\W\d_])#(?!\w)")  # C# is not C, but bird #1 is bird 1
 S_ENDING = re.compile(r"(?:ss|us|is)$")  # glass, bus, iris: no plurals
 ENDINGS = (
     *(("ies", "y"), ("ie", "y"), ("ches", "ch"), ("che", "ch"), ("shes", "sh"), ("xes", "x")),
@@ -22,12 +23,14 @@ ENDINGS = (
 def normal_name(name: str) -> str:
     """`name` without case, accents, width, punctuation, spaces and plural endings.
 
-    "Ruffed Grouse", "ruffed_grouse" and "ruffed-grouses" give the same; "737-300" and "737-400" do not.
+    "Ruffed Grouse", "ruffed_grouse" and "ruffed-grouses" give the same; "737-300" and "737-400" do not, nor do
+    "C", "C#" and "C++". A name of signs alone keeps them: "∑" is not "∫".
     """
     plain = name if name.isascii() else ACCENTS.sub("", unicodedata.normalize("NFKD", name))
     plain = unicodedata.normalize("NFKC", plain).casefold()
-    plain = POINT.sub("p", plain).replace("+", " plus ").replace("'", "").replace("’", "")
-    return "".join(_singular(word) for word in GAP.split(plain))
+    plain = SHARP.sub(" sharp ", POINT.sub("p", plain)).replace("+", " plus ")
+    plain = plain.replace("'", "").replace("’", "")
+    return "".join(_singular(word) for word in GAP.split(plain)) or _signs(name)
 
 
 def canonical(synonyms: Sequence[Sequence[str]] = ()) -> Callable[[str], str]:
@@ -47,6 +50,11 @@ def collisions(names: Iterable[str], synonyms: Sequence[Sequence[str]] = ()) -> 
     for name in names:
         found[same(name)].add(name)
     return {key: sorted(group) for key, group in sorted(found.items()) if len(group) > 1}
+
+
+def _signs(name: str) -> str:
+    """`name` without spaces and without the selector that makes a sign a coloured picture."""
+    return "".join(unicodedata.normalize("NFKC", name).casefold().replace("\ufe0f", "").split())
 
 
 def _singular(word: str) -> str:

@@ -19,7 +19,7 @@ Verdict = tuple[str | None, str | None]  # reason and root of a leak, or twice N
 Same = Callable[[str], str]  # a name → its normal form
 
 
-@reduce(version=1)
+@reduce(version=2)
 def leaky_outliers(
     rows: Rows,
     *,
@@ -27,7 +27,6 @@ def leaky_outliers(
     roots: Sequence[str] = (),
     root_depth: int = 1,
     synonyms: Sequence[Sequence[str]] = (),
-    edges: Ref[pa.Table] | None = None,
     wordnet: str = "",
 ) -> pa.Table:
     """The images of the pool `outliers` that no training may use: key, reason, root (what they fall under).
@@ -35,15 +34,15 @@ def leaky_outliers(
     Roots are all main, far and coarse classes (by name and by concept), their ancestors at level
     `root_depth` of the taxonomy (0: none), and `roots`: names, or wnids as n01503061. An outlier leaks if its
     concept, class or one of its taxonomy levels is a root (reason leaky_name) or descends from one
-    (leaky_concept) over `edges` (a table of child and parent: names or concept ids) and over WordNet
-    (`wordnet`: its dict folder). A word counts with all its senses unless the outlier names its concept.
+    (leaky_concept) over WordNet (`wordnet`: its dict folder).
+    Where the concept is no wnid, each of these words counts with all its senses.
     An outlier of an identity or variant group of ours leaks too (kin).
     """
     same = canonical(synonyms)
-    nouns = read_nouns(wordnet) if wordnet else Nouns(parents={}, senses={}, words={})
+    nouns = read_nouns(wordnet) if wordnet else Nouns(parents={}, senses={})
     names = _roots(classes.value, roots, root_depth)
     start = {node: name for name in names for node in _meanings(name, same, nouns)}
-    under = _descendants(start, _children(edges.value if edges else None, same, nouns))
+    under = _descendants(start, _children(nouns))
     table = read_columns(rows, "__key__", "pool", "concept", "class_name", "taxonomy", *GROUPS)
     ours, table = _by_side(table)
     kinds = pc.binary_join_element_wise(
@@ -96,13 +95,9 @@ def _meanings(name: str, same: Same, nouns: Nouns) -> list[str]:
     return [same(name), *nouns.senses.get(normal_name(name), ())]
 
 
-def _children(edges: pa.Table | None, same: Same, nouns: Nouns) -> dict[str, list[str]]:
-    """Node → nodes one level down, over the edge table and WordNet."""
+def _children(nouns: Nouns) -> dict[str, list[str]]:
+    """Concept → concepts one level down."""
     found = defaultdict[str, list[str]](list)
-    if edges is not None:
-        pairs = zip(edges["child"].to_pylist(), edges["parent"].to_pylist(), strict=True)
-        for child, parent in pairs:
-            found[same(parent)].append(same(child))
     for wnid, above in nouns.parents.items():
         for parent in above:
             found[parent].append(wnid)
@@ -130,9 +125,10 @@ def _verdict(
 ) -> Verdict:
     """(reason, root) for concept, class and levels; both None if they are clean."""
     concept, class_name, *levels = kind
-    nodes = [same(name) for name in (concept, class_name, *levels) if name]
-    if class_name and concept not in nouns.parents:
-        nodes += nouns.senses.get(normal_name(class_name), ())
+    names = [name for name in (concept, class_name, *levels) if name]
+    nodes = [same(name) for name in names]
+    if concept not in nouns.parents:  # a wnid says which sense is meant; a bare word may mean any
+        nodes += [node for name in names for node in nouns.senses.get(normal_name(name), ())]
     for node in nodes:
         if node in start:
             return "leaky_name", start[node]

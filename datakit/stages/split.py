@@ -196,8 +196,9 @@ def _place(draft: Draft, tiers: str, attributes: pa.Table | None) -> dict[str, P
     main = draft.class_names(draft.classes_in("near_ood", "val_ood"))
     beside = {names[n]: pools[n] for n in draft.classes_in("far_ood", "coarse_ood")}
     # Names are unique among used classes: kin of a nearer pool are never used.
-    path_of = {names[n]: tuple(paths[n]) for n in draft.classes_in(*ID_SETS, "val_ood", *OOD_SETS)}
-    vectors = class_vectors(attributes)
+    used = draft.classes_in(*ID_SETS, "val_ood", *OOD_SETS)
+    path_of = {names[n]: tuple(paths[n]) for n in used}
+    vectors = class_vectors(attributes, {names[n]: pools[n] for n in used})
     rule = place_by_attributes if tiers == "attributes" else place_by_taxonomy
     found = rule(path_of, known, main, vectors)
     distant = place_by_taxonomy(path_of, known, list(beside), vectors)

@@ -51,6 +51,45 @@ def draw_by_taxonomy(
     return taken
 
 
+def needed_known(
+    units: Sequence[Sequence[str]],
+    taxonomy: Mapping[str, Sequence[str]],
+    held_out: set[str],
+    rng: np.random.Generator,
+    keep_per_parent: int,
+) -> set[str]:
+    """ID classes, whole units, without which a held-out class would be further away than it was drawn for.
+
+    Of the siblings of a held-out class `keep_per_parent`, at least one; where it has none left, one cousin. To be
+    far needs nothing.
+    """
+    paths = {name: tuple(taxonomy[name]) for unit in units for name in unit}
+    rest = [set(unit) for unit in units if not held_out.intersection(unit)]
+    left = {name: paths[name] for unit in rest for name in unit}
+    below, siblings = _below(left), defaultdict[Path, set[str]](set)
+    for name, path in left.items():
+        siblings[path].add(name)
+    parents = sorted({paths[name] for name in held_out}, key=lambda path: (-len(path), path))
+    near = [(siblings[path], max(1, keep_per_parent)) for path in parents if path in siblings]
+    alone = [path for path in parents if path not in siblings]
+    nodes = {node for path in alone for node in [path if path in below else path[:-1]] if node in below}
+    # What lies deeper first: it may serve what lies over it.
+    other = [(below[node], 1) for node in sorted(nodes, key=lambda path: (-len(path), path))]
+    return _cover([*near, *other], [rest[index] for index in rng.permutation(len(rest))])
+
+
+def _cover(needs: Sequence[tuple[set[str], int]], units: Sequence[set[str]]) -> set[str]:
+    """Whole units, small ones first and else in this order, that hold of each set as many as are needed."""
+    order = sorted(units, key=len)
+    rank = {name: at for at, unit in enumerate(order) for name in unit}
+    taken: set[str] = set()
+    for members, count in needs:
+        for name in sorted(members, key=lambda name: rank[name]):
+            if len(taken & members) < count:
+                taken |= order[rank[name]]
+    return taken
+
+
 def _quotas(shares: Mapping[str, float], wanted: int) -> dict[str, int]:
     for tier, share in shares.items():
         if tier not in TIERS:
@@ -59,7 +98,9 @@ def _quotas(shares: Mapping[str, float], wanted: int) -> dict[str, int]:
             raise ConfigError(f"shares: {tier} is {share}; a share is from 0 to 1")
     if not np.isclose(sum(shares.values()), 1):
         raise ConfigError(f"shares: they sum to {sum(shares.values()):g}; make them sum to 1")
-    return {tier: round(shares.get(tier, 0) * wanted) for tier in TIERS}
+    far = round(shares.get("far", 0) * wanted)
+    # Two halves may both be rounded up.
+    return {"mid": min(round(shares.get("mid", 0) * wanted), wanted - far), "far": far}
 
 
 def _below(paths: Mapping[str, Path]) -> dict[Path, set[str]]:

@@ -71,13 +71,17 @@ def place_by_attributes(
     return found
 
 
-def class_vectors(table: pa.Table | None) -> dict[str, NDArray[np.float32]]:
-    """class_name → unit vector, from a table with class_name and attributes (lists of one length)."""
+def class_vectors(table: pa.Table | None, pool_of: Mapping[str, str]) -> dict[str, NDArray[np.float32]]:
+    """Class → unit vector, for the classes in `pool_of`, from the table of `class_features`.
+
+    pool_of: class → its pool, since classes of several pools may have one name.
+    """
     if table is None or table.num_rows == 0:
         return {}
     flat = table["attributes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     vectors = unit(flat.reshape(table.num_rows, -1).astype(np.float32))
-    return dict(zip(table["class_name"].to_pylist(), vectors, strict=True))
+    rows = zip(table["pool"].to_pylist(), table["class_name"].to_pylist(), vectors, strict=True)
+    return {name: vector for pool, name, vector in rows if pool_of.get(name) == pool}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ HYPERNYM = ("@", "@i")  # kind of, instance of
 
 @dataclass(frozen=True, kw_only=True)
 class Nouns:
-    """parents: wnid → wnids one level up. senses: normal name → wnids, sorted. words: wnid → first lemma.
+    """parents: wnid → wnids one level up. senses: normal name → wnids, sorted.
 
     A wnid is n and the synset's offset in eight digits, as ImageNet writes it; offsets are those of the
     release that was read (ImageNet's are of WordNet 3.0).
@@ -23,7 +23,6 @@ class Nouns:
 
     parents: Mapping[str, tuple[str, ...]]
     senses: Mapping[str, tuple[str, ...]]
-    words: Mapping[str, str]
 
 
 def read_nouns(folder: str | Path) -> Nouns:
@@ -34,7 +33,6 @@ def read_nouns(folder: str | Path) -> Nouns:
     """
     file = Path(folder) / "data.noun"
     parents: dict[str, tuple[str, ...]] = {}
-    words: dict[str, str] = {}
     senses = defaultdict[str, list[str]](list)
     try:
         with file.open(encoding="utf-8") as lines:
@@ -42,13 +40,13 @@ def read_nouns(folder: str | Path) -> Nouns:
                 if line.startswith("  "):  # the licence
                     continue
                 wnid, lemmas, above = _synset(line, f"{file}, line {number}")
-                parents[wnid], words[wnid] = above, lemmas[0]
+                parents[wnid] = above
                 for name in {normal_name(lemma) for lemma in lemmas}:
                     senses[name].append(wnid)
     except OSError as problem:
         raise CatalogError(f"no WordNet at {folder}: {problem}") from problem
     sorted_senses = {name: tuple(sorted(found)) for name, found in senses.items()}
-    return Nouns(parents=parents, senses=sorted_senses, words=words)
+    return Nouns(parents=parents, senses=sorted_senses)
 
 
 def _synset(line: str, where: str) -> tuple[str, list[str], tuple[str, ...]]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datakit.errors import StoreError
-from datakit.store.layout import FORMAT, MANIFEST, VERSION, File, Layout, ShardEntry, StoreInfo
+from datakit.errors import ConfigError, StoreError
+from datakit.store.layout import FORMAT, MANIFEST, VERSION, File, Layout, ShardEntry, ShardPlan, StoreInfo
 from datakit.store.owned import inside
+
+# By name, for readers go by names. No split has a dash, so that metadata/outcomes.parquet is of none.
+_DATA = re.compile(r"data/.*\.tar|metadata/.*-.*\.parquet|arrow/.*\.arrow|lists/.*\.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,16 @@ class Contents:
     def counts(self) -> dict[str, int]:
         """Samples of each split."""
         return {split: sum(entry.samples for entry in shards) for split, shards in self.splits.items()}
+
+    @cached_property
+    def entries(self) -> list[ShardEntry]:
+        """Those of all shards, in order."""
+        return [entry for shards in self.splits.values() for entry in shards]
+
+
+def is_data(path: str) -> bool:
+    """Whether readers take a file of this name for a shard or a list."""
+    return bool(_DATA.fullmatch(path))
 
 
 def contents_json(
@@ -74,12 +88,17 @@ def canonical(value: Mapping[str, Any]) -> bytes:
 
 
 def read_contents(root: Path) -> Contents:
-    """The manifest of the store at `root`. Raises StoreError if there is none or any bit of it changed."""
+    """The manifest of the store at `root`.
+
+    Raises StoreError if there is none, any bit of it changed, or its parts say different things.
+    """
     path = root / MANIFEST
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(f"{root} is no store: it has no {MANIFEST}, which a build writes last") from None
+    except OSError as problem:
+        raise StoreError(f"{path} cannot be read: {problem.strerror}") from problem
     try:
         value = json.loads(data)
         if value["format"] != FORMAT:
@@ -89,8 +108,11 @@ def read_contents(root: Path) -> Contents:
         body = {name: item for name, item in value.items() if name != "digest"}
         if canonical(value) != data or hashlib.sha256(canonical(body)).hexdigest() != value["digest"]:
             raise StoreError(f"{path} is damaged: its content does not match its own digest")
-        return _contents(value)
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        contents = _contents(value)
+        if said := _disagreement(value, contents):
+            raise StoreError(f"{path} is damaged: {said}")
+        return contents
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ConfigError) as problem:
         raise StoreError(f"{path} is damaged: {type(problem).__name__} {problem}") from problem
 
 
@@ -105,5 +127,32 @@ def _contents(value: Mapping[str, Any]) -> Contents:
             for split in value["split_order"]
         },
         selections=tuple(value["selections"]),
-        files={str(inside(path)): File(path=path, **file) for path, file in value["files"].items()},
+        files={file.path: file for file in (_file(*item) for item in value["files"].items())},
     )
+
+
+def _file(path: str, value: Mapping[str, Any]) -> File:
+    return File(path=str(inside(path)), bytes=int(value["bytes"]), sha256=str(value["sha256"]))
+
+
+def _disagreement(value: Mapping[str, Any], contents: Contents) -> str:
+    """The first thing that a manifest which matches its digest says in two ways; empty if there is none."""
+    if sorted(value["splits"]) != sorted(value["split_order"]):
+        return "`splits` and `split_order` name different splits"
+    stored = {split: value["splits"][split]["samples"] for split in contents.splits}
+    if stored != contents.counts or value["samples"] != sum(stored.values()):
+        return "its numbers of samples are not the sums of its shards"
+    for split, shards in contents.splits.items():
+        for index, entry in enumerate(shards):
+            plan = ShardPlan(split=split, index=index, of=len(shards))
+            paths = (plan.tar, plan.metadata, *([plan.arrow] if contents.layout.arrow else []))
+            named = (entry.split, entry.index, entry.of, *(file.path for file in entry.files))
+            if named != (plan.split, plan.index, plan.of, *paths):
+                return f"shard {index} of {split} is not made of {', '.join(paths)}"
+            if other := next((file for file in entry.files if contents.files.get(file.path) != file), None):
+                return f"its shard and the list of files say different things of {other.path}"
+    known = {file.path for entry in contents.entries for file in entry.files}
+    known |= {f"lists/{name}.parquet" for name in contents.selections}
+    if odd := sorted(known ^ {path for path in contents.files if is_data(path)}):
+        return f"{odd[0]} must be in the list of files and of one shard or selection, and is not"
+    return ""

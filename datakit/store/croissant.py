@@ -11,10 +11,6 @@ import pyarrow as pa
 from datakit.store.layout import IMAGE_TYPES, File, Layout, Licence, ShardEntry, StoreInfo
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
-REQUIRED = (
-    "@context", "@type", "conformsTo", "name", "description", "license", "url", "creator", "datePublished",
-    "distribution",
-)  # fmt: skip
 _PLAIN_TERMS = (
     "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field",
     "fileProperty", "fileObject", "fileSet", "format", "includes", "isArray", "isLiveDataset", "jsonPath",
@@ -67,11 +63,6 @@ def croissant(
         ],
     }
     return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
-
-
-def missing_required(document: Mapping[str, Any]) -> list[str]:
-    """What Croissant 1.1 requires and the document lacks; mlcroissant itself is silent on most of it."""
-    return [name for name in REQUIRED if not document.get(name)]
 
 
 def _licence(licence: Licence) -> str:

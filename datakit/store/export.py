@@ -1,6 +1,7 @@
 """A store as loose files for other tools: OpenOOD's image lists, and plain folders of classes.
 
-Nothing is ever deleted: the target is new, empty, or an earlier export of the same store, which is completed.
+The target is new, empty, or an earlier export of the same store, which is completed: files that are not as they
+should be are written anew. Nothing is deleted but the `.part` files of an export that was killed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any, Literal
 
 from datakit.config import parse
 from datakit.errors import ConfigError, EnvironmentProblem, StoreError
-from datakit.manifest import write_bytes, write_json
+from datakit.manifest import remove_orphans, write_bytes, write_json
+from datakit.store.layout import check_split
+from datakit.store.metadata import read_metadata_schema
 from datakit.store.reader import SplitView, Store, open_store
 
 MARKER = "datakit-export.json"
@@ -69,13 +72,13 @@ def export_openood(store: Store, out: Path, *, selection: str | None = None) -> 
     is -1 wherever the image is none of the ID classes; labels.csv keeps its class and its label at the source.
     """
     chosen, name = _chosen(store, selection), _slug(store.name)
-    lists = f"benchmark_imglist/{name}"
+    lists, names = f"benchmark_imglist/{name}", _list_names(_used(chosen), name)
     with _target(chosen, out, "openood") as done:
         rows: list[dict[str, Any]] = []
-        for split in (split for split in chosen.splits if split != UNUSED):
+        for split in _used(chosen):
             found = list(_materialise(chosen, split, out, f"images_classic/{name}/{split}"))
             lines = [f"{row['path'].removeprefix('images_classic/')} {row['label']}\n" for row in found]
-            path = f"{lists}/{_list_name(split, name)}.txt"
+            path = f"{lists}/{names[split]}"
             write_bytes(out / path, "".join(lines).encode())
             done[path] = len(lines)
             rows += [{"list": path.rpartition("/")[2], **row} for row in found]
@@ -87,14 +90,32 @@ def export_imagefolder(store: Store, out: Path, *, selection: str | None = None)
     """`<split>/<class>/<key>.<extension>` as torchvision's and Hugging Face's ImageFolder read it, and labels.csv."""
     chosen = _chosen(store, selection)
     with _target(chosen, out, "imagefolder") as done:
-        splits = [split for split in chosen.splits if split != UNUSED]
-        rows = [row for split in splits for row in _materialise(chosen, split, out, split)]
+        rows = [row for split in _used(chosen) for row in _materialise(chosen, split, out, split)]
         write_bytes(out / "labels.csv", _csv(rows))
     return Exported(format="imagefolder", out=str(out), selection=selection, images=len(rows), lists=done)
 
 
 def _chosen(store: Store, selection: str | None) -> Store:
     return store if selection is None else store.select(selection)
+
+
+def _used(store: Store) -> list[str]:
+    """The splits to export. Raises ConfigError for a name that is none: a list may hold anything, even `../`."""
+    for split in store.splits:
+        check_split(split)
+    return [split for split in store.splits if split != UNUSED]
+
+
+def _list_names(splits: Sequence[str], name: str) -> dict[str, str]:
+    """Split → file of its list. Raises ConfigError where two splits would share one."""
+    taken: dict[str, str] = {}
+    for split in splits:
+        path = f"{_list_name(split, name)}.txt"
+        if path in taken:
+            both = f"the splits {taken[path]} and {split} would share the list {path}"
+            raise ConfigError(f"{both}; rename one of them, or export with format=imagefolder")
+        taken[path] = split
+    return {split: path for path, split in taken.items()}
 
 
 def _list_name(split: str, name: str) -> str:
@@ -111,7 +132,7 @@ def _materialise(store: Store, split: str, out: Path, folder: str) -> Iterator[d
     """Write the images of a split; a row for each: path, key, split, label and what is known of its class."""
     view, extension = store[split], store.layout.image_extension
     directory = _directories(store)
-    for sample, row in zip(view, _rows(view, store.layout.label), strict=True):
+    for sample, row in zip(view, _rows(view), strict=True):
         key = sample["__key__"]
         label = _checked_label(row["label"], split, key)
         path = f"{folder}/{directory(row.get('class_name'))}/{key}.{extension}"
@@ -119,14 +140,23 @@ def _materialise(store: Store, split: str, out: Path, folder: str) -> Iterator[d
         yield {"path": path, "key": key, "split": split, **row, "label": label}
 
 
-def _rows(view: SplitView, label: str | None) -> list[dict[str, Any]]:
-    name = "label" if "label" in view.columns else label
-    if name is None:
+def _rows(view: SplitView) -> list[dict[str, Any]]:
+    name = _label_column(view.store)
+    if name not in view.columns:
         raise ConfigError(f"{view.store.root} has no labels, which this format needs")
     kept = [column for column in _KEPT if column in view.columns]
     table = view.table(list(dict.fromkeys([name, *kept])))
     found: list[dict[str, Any]] = table.rename_columns(["label", *table.column_names[1:]]).to_pylist()
     return found
+
+
+def _label_column(store: Store) -> str:
+    """A selection may number its classes anew, as `label`; else the store's own labels."""
+    if store.selection is not None:
+        listed = read_metadata_schema(store.root / "lists" / f"{store.selection}.parquet")
+        if "label" in listed.names:
+            return "label"
+    return store.layout.label or "label"
 
 
 def _checked_label(label: int | None, split: str, key: str) -> int:
@@ -140,7 +170,7 @@ def _checked_label(label: int | None, split: str, key: str) -> int:
 
 
 def _directories(store: Store) -> Callable[[str | None], str]:
-    """Class → folder: no spaces, none shared, also where capitals do not count."""
+    """Class → folder: no spaces, none shared, also where capitals do not count; `none` for images of no class."""
     names = sorted(
         {
             name
@@ -150,7 +180,7 @@ def _directories(store: Store) -> Callable[[str | None], str]:
             if name is not None
         }
     )
-    taken: dict[str, list[str]] = {}
+    taken: dict[str, list[str]] = {"none": [""]}
     for name in names:
         taken.setdefault(_slug(name).lower(), []).append(name)
     unique = {name: _slug(name) for group in taken.values() if len(group) == 1 for name in group}
@@ -170,10 +200,9 @@ def _slug(name: str) -> str:
 
 
 def _write_image(path: Path, data: bytes) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size == len(data):
-            return
     try:
+        if path.is_file() and path.read_bytes() == data:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part-{os.getpid()}")
         part.write_bytes(data)  # not synced, one of very many: the marker says when all are there
@@ -185,6 +214,9 @@ def _write_image(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def _target(store: Store, out: Path, kind: Format) -> Iterator[dict[str, int]]:
     """The folder `out`, marked as an export of this store; complete when the block ends."""
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{there} is a file; give a folder as out")
     what = {"format": kind, "store": store.name, "digest": store.digest, "selection": store.selection}
     if out.exists() and any(out.iterdir()):
         try:
@@ -194,6 +226,7 @@ def _target(store: Store, out: Path, kind: Format) -> Iterator[dict[str, int]]:
             same = False
         if not same:
             raise ConfigError(f"{out} is not empty, and no export of this store; choose a new folder")
+        remove_orphans(out, ours=False)
     write_json(out / MARKER, {**what, "complete": False})
     lists: dict[str, int] = {}
     yield lists
@@ -206,7 +239,8 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: _inert(value) for name, value in row.items()})
+        # Keys are for joins, and by their grammar at most sums of cells: `-a0`.
+        writer.writerow({name: value if name == "key" else _inert(value) for name, value in row.items()})
     return text.getvalue().encode()
 
 

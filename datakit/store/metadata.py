@@ -5,15 +5,18 @@ Same rows, same bytes: columns are rebuilt before they are written, whatever chu
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datakit.errors import ConfigError, StoreError, did_you_mean
+from datakit.store.contents import canonical
 from datakit.store.features import is_jsonable, plain_type
 from datakit.store.layout import Layout, ShardPlan
 from datakit.store.tar import BLOCK, SampleRecord
@@ -32,6 +35,7 @@ LOCATION = pa.schema(
         ("xxh3", pa.string()),  # xxh3_128 of the sample's range
     ]
 )
+_DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError)  # what pyarrow raises on damaged files
 DISTINCT_FOR_DICTIONARY = 0.5  # share of distinct values above which a dictionary only costs
 
 
@@ -54,20 +58,41 @@ def with_location(
     rows: pa.Table, records: Sequence[SampleRecord], sizes: Sequence[int], *, plan: ShardPlan, extension: str
 ) -> pa.Table:
     """The rows with where each sample lies. `sizes`: bytes of each image, the first member of its sample."""
-    values = {
-        "file_name": [f"{record.key}.{extension}" for record in records],
-        "split": [plan.split] * len(records),
-        "shard": [plan.name] * len(records),
-        "index_in_shard": range(len(records)),
-        "offset": [record.offset for record in records],
-        "size": [record.size for record in records],
-        "image_offset": [record.offset + BLOCK for record in records],
-        "image_size": sizes,
-        "xxh3": [record.xxh3 for record in records],
-    }
-    located = [pa.array(values[field.name], field.type) for field in LOCATION]
+    values = [
+        location(record, size, index, plan=plan, extension=extension)
+        for index, (record, size) in enumerate(zip(records, sizes, strict=True))
+    ]
+    located = [pa.array([value[field.name] for value in values], field.type) for field in LOCATION]
     schema = pa.schema([rows.schema.field(0), *LOCATION, *list(rows.schema)[1:]])
     return pa.Table.from_arrays([rows.column(0), *located, *rows.columns[1:]], schema=schema)
+
+
+def location(
+    record: SampleRecord, image_size: int, index: int, *, plan: ShardPlan, extension: str
+) -> dict[str, Any]:
+    """The values of LOCATION for sample `index` of a shard."""
+    return {
+        "file_name": f"{record.key}.{extension}",
+        "split": plan.split,
+        "shard": plan.name,
+        "index_in_shard": index,
+        "offset": record.offset,
+        "size": record.size,
+        "image_offset": record.offset + BLOCK,
+        "image_size": image_size,
+        "xxh3": record.xxh3,
+    }
+
+
+def layout_mark(layout: Layout) -> dict[str, str]:
+    """What the metadata of a shard keep of the layout that it was written with."""
+    return {"datakit.layout": hashlib.sha256(canonical(layout.to_json())).hexdigest()}
+
+
+def is_marked(schema: pa.Schema, layout: Layout) -> bool:
+    """Whether metadata with this schema are those of a shard written with this layout."""
+    marks = {name.encode(): value.encode() for name, value in layout_mark(layout).items()}
+    return bool(schema.metadata == marks)
 
 
 def to_parquet(table: pa.Table, marks: Mapping[str, str] | None = None) -> bytes:
@@ -84,17 +109,20 @@ def to_parquet(table: pa.Table, marks: Mapping[str, str] | None = None) -> bytes
 
 
 def read_metadata(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of one shard. Raises StoreError naming the file."""
+    """Rows of one shard. Raises StoreError naming the file, also where a column is not there."""
     try:
-        return pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
-    except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as problem:
+        rows = pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+        rows.validate(full=True)  # damaged text would raise wherever it is first looked at
+        return rows
+    except _DAMAGED as problem:
         raise StoreError(f"{path} is not readable metadata: {problem}") from problem
 
 
 def read_metadata_schema(path: Path) -> pa.Schema:
+    """With the mark of the layout. Raises StoreError naming the file."""
     try:
-        return pq.read_schema(path).remove_metadata()
-    except (OSError, pa.ArrowInvalid) as problem:
+        return pq.read_schema(path)
+    except _DAMAGED as problem:
         raise StoreError(f"{path} is not readable metadata: {problem}") from problem
 
 

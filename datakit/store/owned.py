@@ -27,7 +27,7 @@ def claim(root: Path) -> None:
 
     Raises ConfigError for a folder with files that no store put there: nothing is written then.
     """
-    if (root / _MARKER).is_file() or _is_manifest(root / MANIFEST):
+    if is_ours(root):
         return
     try:
         found = sorted(path.name for path in root.iterdir() if path.name != OURS)
@@ -41,14 +41,23 @@ def claim(root: Path) -> None:
     write_json(root / _MARKER, {"format": FORMAT, "version": VERSION})
 
 
+def is_ours(root: Path) -> bool:
+    """Whether a store is in this folder, or is being written there."""
+    with contextlib.suppress(PermissionError):
+        # A copy has no marker, and no manifest either while it is rewritten.
+        manifests = (root / MANIFEST, root / _PREVIOUS)
+        return (root / _MARKER).is_file() or any(_is_manifest(path) for path in manifests)
+    return False
+
+
 def note(root: Path, paths: Iterable[str]) -> None:
     """Say which files are about to be written. From here on the tree is no store until its next manifest."""
-    with contextlib.suppress(FileNotFoundError):
-        (root / MANIFEST).rename(root / _PREVIOUS)
     lines = "".join(f"{path}\n" for path in paths).encode()
     # One append is one write: workers that note at once do not mix their lines.
     try:
         (root / OURS).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            (root / MANIFEST).rename(root / _PREVIOUS)
         file = os.open(root / _NOTED, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             os.write(file, lines)
@@ -62,7 +71,7 @@ def sweep(root: Path, keep: Iterable[str]) -> list[str]:
     """Delete what an earlier manifest or attempt left and the new tree does not hold; which files went."""
     kept = set(keep)
     gone = []
-    for path in sorted(_earlier(root) - kept):
+    for path in sorted(earlier(root) - kept):
         if (target := root / inside(path)).is_file():
             target.unlink()
             gone.append(path)
@@ -83,12 +92,14 @@ def settle(root: Path) -> None:
 def inside(path: str) -> PurePosixPath:
     """`path`, if it stays within the tree. Raises StoreError: a manifest may come from anywhere."""
     parts = PurePosixPath(path)
-    if not path or parts.is_absolute() or ".." in parts.parts or "\0" in path or parts.parts[0] == OURS:
+    strange = not parts.parts or parts.is_absolute() or ".." in parts.parts or parts.parts[0] == OURS
+    if strange or not path.isprintable():  # what is noted is noted by line
         raise StoreError(f"{path!r} is no path of a file within a store")
     return parts
 
 
-def _earlier(root: Path) -> set[str]:
+def earlier(root: Path) -> set[str]:
+    """The files that an earlier tree or attempt left."""
     files = set(_noted(root))
     for path in (_PREVIOUS, MANIFEST):
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):

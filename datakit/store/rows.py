@@ -1,7 +1,7 @@
 """The rows of a step: Arrow shards on disk, seen as one table; images stay where they lie.
 
 An image column on disk is struct<path, offset, size>. A path is `@<token>/<rest>`, the token naming a root: a
-catalog's folder or the folder of steps. So steps outlive a move of either.
+catalog's images, the folder of steps or that of listings. So steps outlive a move of any.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from datakit.errors import StoreError
 from datakit.image import Image
 from datakit.manifest import atomic
 from datakit.stage import Sample
+from datakit.store.columns import IMAGE, one_schema, one_table
 
-IMAGE = pa.struct([("path", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
-STEPS = "@steps"
+STEPS, LISTINGS = "@steps", "@listings"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class StepRows:
     @cached_property
     def _all(self) -> pa.Table:
         tables = [self.shard(index) for index in range(len(self.paths))]
-        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+        return one_table(tables).combine_chunks()
 
     @cached_property
     def outcomes(self) -> pa.Table:
@@ -86,8 +86,7 @@ class StepRows:
     @cached_property
     def schema(self) -> pa.Schema:
         """The columns' types over all shards: one shard alone may hold nothing but nulls."""
-        schemas = [read_schema(path) for paths in self.paths for path in paths]
-        return pa.unify_schemas(schemas, promote_options="permissive")
+        return one_schema([one_schema([read_schema(path) for path in paths]) for paths in self.paths])
 
     def __len__(self) -> int:
         return int(self._all.num_rows)
@@ -134,7 +133,8 @@ def zip_tables(tables: Sequence[pa.Table]) -> pa.Table:
             raise StoreError(f"an annotation has {table.num_rows} rows beside {first.num_rows}")
         for name in table.column_names:
             if name == "__key__":
-                if not pc.all(pc.equal(first["__key__"], table["__key__"])).as_py():
+                # min_count: `all` of no rows is null otherwise, and every sample of a shard may have left.
+                if not pc.all(pc.equal(first["__key__"], table["__key__"]), min_count=0).as_py():
                     raise StoreError("an annotation's keys are not those of its rows")
                 continue
             at = first.column_names.index(name) if name in first.column_names else -1
@@ -165,29 +165,3 @@ def write_table(path: Path, table: pa.Table) -> int:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         return part.stat().st_size
-
-
-def columns_of(samples: Sequence[Mapping[str, Any]], roots: Roots) -> pa.Table:
-    """Samples as a table: the union of their fields, images as places, arrays as lists of their own type."""
-    if not samples:
-        return pa.table({"__key__": pa.array([], pa.string())})
-    names = list(dict.fromkeys(name for sample in samples for name in sample))
-    return pa.table({name: _column(name, [sample.get(name) for sample in samples], roots) for name in names})
-
-
-def _column(name: str, values: list[Any], roots: Roots) -> pa.Array:
-    first = next((value for value in values if value is not None), None)
-    if isinstance(first, Blob):
-        return pa.array([None if value is None else roots.place(value) for value in values], IMAGE)
-    if isinstance(first, np.ndarray) and first.ndim == 1 and all(_like(value, first) for value in values):
-        flat = pa.array(np.concatenate(values))
-        return pa.FixedSizeListArray.from_arrays(flat, len(first))
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        # One column, two types (JSON drift): text keeps both readable, and the schema does not change.
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
-
-
-def _like(value: Any, first: np.ndarray[Any, Any]) -> bool:
-    return isinstance(value, np.ndarray) and value.shape == first.shape and value.dtype == first.dtype

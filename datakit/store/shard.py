@@ -21,9 +21,8 @@ from datakit.image import Image
 from datakit.manifest import write_bytes
 from datakit.store import owned
 from datakit.store.arrow import ArrowShard, arrow_shard
-from datakit.store.contents import canonical
 from datakit.store.layout import File, Layout, ShardEntry, ShardPlan
-from datakit.store.metadata import KEY, published_rows, to_parquet, with_location
+from datakit.store.metadata import KEY, layout_mark, published_rows, to_parquet, with_location
 from datakit.store.tar import TarWriter
 
 _MAGIC = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF"}
@@ -56,7 +55,7 @@ def write_shard(
     tar, sizes, arrow = _write_samples(root, plan, table, images, layout)
     records = tar.record.records
     located = with_location(table, records, sizes, plan=plan, extension=layout.image_extension)
-    metadata = to_parquet(located, {"datakit.layout": _digest(canonical(layout.to_json()))})
+    metadata = to_parquet(located, layout_mark(layout))
     write_bytes(root / plan.metadata, metadata)
     return ShardEntry(
         split=plan.split,

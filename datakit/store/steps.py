@@ -7,20 +7,19 @@ manifest, last. A reduce has `value.json`, `value.arrow`, `value.txt` or `value.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from datakit.errors import StageError, StoreError
 from datakit.manifest import Manifest, read_manifest, write_bytes
 from datakit.recipe import Plan, Step
 from datakit.store.listing import Listing
-from datakit.store.rows import STEPS, Roots, StepRows, read_table, write_table
+from datakit.store.rows import LISTINGS, STEPS, Roots, StepRows, read_table, write_table
 
 OUTCOMES = pa.schema(
     [
@@ -47,7 +46,8 @@ class Steps:
     @cached_property
     def roots(self) -> Roots:
         catalogs = {listing.token: listing.root for listing in self.listings.values()}
-        return Roots({STEPS: str(self.root / "steps"), **catalogs})
+        ours = {STEPS: str(self.root / "steps"), LISTINGS: str(self.root / "listings")}
+        return Roots(ours | catalogs)
 
     def folder(self, step: Step) -> Path:
         return self.root / "steps" / self.plan.fingerprint(step)
@@ -70,11 +70,14 @@ class Steps:
 
     def manifests(self, step: Step) -> list[Manifest]:
         """All manifests of a complete step. Raises StageError where one is missing."""
-        found = [self.manifest(step, shard) for shard in range(self.shards(step))]
-        whole = [manifest for manifest in found if manifest is not None]
-        if len(whole) < len(found):
-            raise StageError(f"{step.name} is not complete: {len(whole)} of {len(found)} shards")
+        whole, shards = self._written(step), self.shards(step)
+        if len(whole) < shards:
+            raise StageError(f"{step.name} is not complete: {len(whole)} of {shards} shards")
         return whole
+
+    def _written(self, step: Step) -> list[Manifest]:
+        found = [self.manifest(step, shard) for shard in range(self.shards(step))]
+        return [manifest for manifest in found if manifest is not None]
 
     def missing(self, step: Step) -> list[int]:
         """The shards still to make."""
@@ -88,14 +91,18 @@ class Steps:
 
     def rows(self, step: Step) -> StepRows:
         """A step's rows: its own tables and, for an annotation, those it stands beside."""
-        uses = [use for origin in self._chain(step) for use in origin.uses]
         return StepRows(
             paths=self._paths(step),
             slices=self._slices(step),
             roots=self.roots,
             left=partial(self.outcomes, step),
-            catalogs=[_described(self.listings[use.id]) for use in uses],
+            catalogs=self.catalogs(step),
         )
+
+    def catalogs(self, step: Step) -> list[dict[str, Any]]:
+        """What is known of the catalogs at the start of this step's chain."""
+        uses = [use for origin in self._chain(step) for use in origin.uses]
+        return [_described(self.listings[use.id]) for use in uses]
 
     def _paths(self, step: Step) -> list[list[Path]]:
         if step.verb == "catalogs":
@@ -129,10 +136,13 @@ class Steps:
         """Every sample that left between the catalogs and this step, with its reason."""
         tables = [OUTCOMES.empty_table()]
         for origin in self._chain(step):
-            for use in origin.uses:
-                tables.append(_as_outcomes(self.listings[use.id]))
-            paths = sorted(self.folder(origin).glob("*.outcomes.arrow")) if origin.verb != "catalogs" else []
-            tables += [read_table(path) for path in paths]
+            tables += [_as_outcomes(self.listings[use.id]) for use in origin.uses]
+            if origin.verb == "catalogs":
+                continue
+            # By the manifests: a killed attempt may have left a file for a shard of which nothing leaves now.
+            names = [name for manifest in self._written(origin) for name in manifest.files]
+            left = [self.folder(origin) / name for name in names if name.endswith(".outcomes.arrow")]
+            tables += [read_table(path) for path in left]
         return pa.concat_tables(tables)
 
     def input_samples(self, step: Step) -> int:
@@ -220,8 +230,3 @@ def outcome_counts(outcomes: pa.Table) -> dict[str, dict[str, int]]:
     for row in grouped.sort_by([("outcome", "ascending"), ("reason", "ascending")]).to_pylist():
         counts[row["outcome"]][row["reason"]] = row["reason_count"]
     return counts
-
-
-def first_names(outcomes: pa.Table, reason: str, most: int = 5) -> Sequence[str]:
-    """A few of the samples that left for this reason, by the name their source gave them."""
-    return list(outcomes.filter(pc.equal(outcomes["reason"], reason))["name"].to_pylist()[:most])

@@ -6,7 +6,7 @@ The manifest is written last and lists every file: no manifest, no store.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from datakit.manifest import atomic, write_bytes
 from datakit.store import owned
 from datakit.store.arrow import state_files
 from datakit.store.card import card
-from datakit.store.contents import canonical, contents_json
+from datakit.store.contents import canonical, contents_json, is_data
 from datakit.store.croissant import croissant
 from datakit.store.layout import (
     MANIFEST,
@@ -34,6 +34,7 @@ from datakit.store.licences import licence_text
 from datakit.store.metadata import (
     KEY,
     LOCATION,
+    is_marked,
     published_rows,
     read_metadata,
     read_metadata_schema,
@@ -88,8 +89,8 @@ def finish_tree(
     made |= {"recipe.yaml": recipe.encode()} if recipe else {}
     made |= {"provenance.json": canonical(provenance)} if provenance is not None else {}
     for name, table in (selections or {}).items():
-        made[f"lists/{name}.parquet"] = selection_parquet(name, table, keys)
-    wanted = {**made, **(extra_files or {})}
+        made[str(owned.inside(f"lists/{name}.parquet"))] = selection_parquet(name, table, keys)
+    wanted = {**made, **_extra(extra_files or {}, made)}
     owned.note(root, wanted)
     written = [_write(root, path, content) for path, content in wanted.items()]
     files = {file.path: file for entry in entries for file in entry.files}
@@ -155,21 +156,29 @@ def _splits(entries: Sequence[ShardEntry]) -> dict[str, list[ShardEntry]]:
     return splits
 
 
+def _extra(files: Mapping[str, bytes | Path], made: Container[str]) -> dict[str, bytes | Path]:
+    """The files under their plain paths, checked before any is noted: a wrong one would stop every later build."""
+    named = {str(owned.inside(path)): content for path, content in files.items()}
+    if taken := next((path for path in named if path == MANIFEST or path in made or is_data(path)), None):
+        raise ConfigError(f"{taken} is the store's own; give the file another name")
+    return named
+
+
 def _one_schema(root: Path, entries: Sequence[ShardEntry], layout: Layout) -> pa.Schema:
     """The schema of all shards' metadata; readers take that of the first for all."""
     paths = [entry.metadata.path for entry in entries]
     first = read_metadata_schema(root / paths[0])
-    for path in paths[1:]:
+    for path in paths:
         found = read_metadata_schema(root / path)
+        if not is_marked(found, layout):
+            raise StoreError(f"{path} was written with another layout; write the shard again with this one")
         if not found.equals(first):
             other = next((field for field in found if field not in list(first)), None)
             what = f"{other.name} is {other.type}" if other else "the order of columns"
             raise StoreError(
                 f"{path}: {what}, unlike in {paths[0]}; give write_shard the `schema` of all shards"
             )
-    if absent := [name for name in layout.named if name not in first.names]:
-        raise StoreError(f"{paths[0]} lacks {', '.join(absent)}: it was written with another layout")
-    return first
+    return first.remove_metadata()
 
 
 def _unique_keys(root: Path, entries: Sequence[ShardEntry]) -> pa.ChunkedArray:
@@ -186,9 +195,7 @@ def _unique_keys(root: Path, entries: Sequence[ShardEntry]) -> pa.ChunkedArray:
 
 
 def _write(root: Path, path: str, content: bytes | Path) -> File:
-    target = root / owned.inside(path)
-    if path == MANIFEST:
-        raise ConfigError(f"{MANIFEST} is the store's own; give the file another name")
+    target = root / path
     if isinstance(content, bytes):
         write_bytes(target, content)
         return File(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

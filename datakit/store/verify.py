@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import pyarrow as pa
 
 from datakit.errors import StoreError
 from datakit.store.contents import Contents, read_contents
-from datakit.store.layout import MANIFEST, File
+from datakit.store.layout import MANIFEST, File, ShardEntry
 from datakit.store.metadata import KEY, read_metadata
 from datakit.store.owned import OURS
-from datakit.store.verify_shard import Problem, compare_shard, read_rows
+from datakit.store.verify_shard import Problem, compare_shard
 
 CHUNK = 1 << 20  # bytes
 SHOWN = 50  # problems in the text for people; the JSON has all
@@ -53,10 +55,14 @@ class VerifyReport:
 
 
 def verify(root: str | Path, *, deep: bool = False) -> VerifyReport:
-    """Compare a store with its manifest: every file's bytes and sha256, every count, no shard unlisted.
+    """Compare a store with its manifest: every file's bytes and sha256, every count, no file missing or unlisted.
 
-    deep: also every tar member, the digest of every sample, every image decoded, and tar, metadata, Arrow,
-    wids index and lists against each other. Problems are returned, never raised.
+    deep: also every tar member, the digest of every sample, every image decoded; tar, metadata, Arrow and layout
+    against each other; keys unique, and known where a list names them. Problems are returned, never raised.
+
+    A value that was changed and then given new digests is found where a second place holds it. There is none
+    for the columns of a list but the key, for columns that are in the metadata alone (no Arrow files, no member
+    of the tar), nor for README, LICENSE, croissant.json, the JSON beside Arrow files and extra files.
     """
     folder = Path(root)
     try:
@@ -64,13 +70,14 @@ def verify(root: str | Path, *, deep: bool = False) -> VerifyReport:
     except StoreError as problem:
         found = Problem(file=MANIFEST, reason="manifest", detail=str(problem))
         return VerifyReport(root=str(root), deep=deep, files=0, bytes=0, samples=0, problems=(found,))
-    problems = [*_files(folder, contents), *_strangers(folder, contents), *_counts(folder, contents)]
+    problems = [*_files(folder, contents), *_absent(contents), *_strangers(folder, contents)]
+    bad = {problem.file for problem in problems}
+    keys: dict[str, pa.ChunkedArray] = {}
+    problems += _counts(folder, contents, bad, keys)
     if deep:
-        for shards in contents.splits.values():
-            problems += [
-                problem for entry in shards for problem in compare_shard(folder, entry, contents.layout)
-            ]
-        problems += _lists(folder, contents)
+        for entry in contents.entries:
+            problems += compare_shard(folder, entry, contents.layout, bad)
+        problems += _keys(folder, contents, bad, keys)
     return VerifyReport(
         root=str(root),
         deep=deep,
@@ -107,9 +114,28 @@ def _file(root: Path, file: File) -> Problem | None:
     return None
 
 
+def _absent(contents: Contents) -> Iterator[Problem]:
+    """Of the files that every tree has, those that the manifest does not list; shards and lists it must."""
+    names = [
+        "README.md",
+        "LICENSE",
+        "croissant.json",
+        *(f"data/{split}.index.json" for split in contents.splits),
+    ]
+    if contents.layout.arrow:
+        names.append("arrow/dataset_dict.json")
+        for split in contents.splits:
+            names += [f"arrow/{split}/state.json", f"arrow/{split}/dataset_info.json"]
+    for name in names:
+        if name not in contents.files:
+            yield Problem(
+                file=name, reason="missing", detail="every store has it, and the manifest does not list it"
+            )
+
+
 def _strangers(root: Path, contents: Contents) -> Iterator[Problem]:
     """Files that readers would take for part of the store, and it does not list."""
-    for path in sorted(root.rglob("*")):
+    for path in sorted(_walk(root, contents)):
         parts = path.relative_to(root).parts
         name = "/".join(parts)
         if parts[0] == OURS or name in contents.files or name == MANIFEST:
@@ -120,47 +146,75 @@ def _strangers(root: Path, contents: Contents) -> Iterator[Problem]:
             yield Problem(file=name, reason="unlisted", detail="no file of the manifest")
 
 
-def _counts(root: Path, contents: Contents) -> Iterator[Problem]:
+def _walk(root: Path, contents: Contents) -> Iterator[Path]:
+    """All paths below; through a link only where files of the store lie behind it."""
+    folders = {root / folder for name in contents.files for folder in PurePosixPath(name).parents}
+    for top in (root, *(folder for folder in folders if folder != root and folder.is_symlink())):
+        yield from top.rglob("*")
+
+
+def _counts(
+    root: Path, contents: Contents, bad: Container[str], keys: dict[str, pa.ChunkedArray]
+) -> Iterator[Problem]:
+    """keys: takes those of each shard whose metadata are as written and readable, by path."""
+    for entry in contents.entries:
+        path = entry.metadata.path
+        found, problem = _listed(root, path, bad)
+        if problem:
+            yield problem
+        if found is None:
+            continue
+        keys[path] = found
+        if len(found) != entry.samples:
+            detail = f"{len(found)} rows, {entry.samples} samples were written"
+            yield Problem(file=path, reason="count", detail=detail)
     for split, shards in contents.splits.items():
-        for entry in shards:
-            for file in entry.files:
-                if contents.files.get(file.path) != file:
-                    detail = "its shard and the list of files say different things"
-                    yield Problem(file=MANIFEST, reason="manifest", detail=f"{file.path}: {detail}")
-            rows, detail = read_rows(root, entry, [KEY])
-            if rows is None or rows.num_rows != entry.samples:
-                detail = (
-                    detail or f"{rows.num_rows if rows else 0} rows, {entry.samples} samples were written"
-                )
-                yield Problem(file=entry.metadata.path, reason="count", detail=detail)
-        yield from _wids(root, split, [(e.tar.path.removeprefix("data/"), e.samples) for e in shards])
+        if (path := f"data/{split}.index.json") not in bad:
+            yield from _wids(root, path, shards)
 
 
-def _wids(root: Path, split: str, expected: list[tuple[str, int]]) -> Iterator[Problem]:
-    path = f"data/{split}.index.json"
+def _wids(root: Path, path: str, entries: Sequence[ShardEntry]) -> Iterator[Problem]:
+    expected = [(entry.tar.path.removeprefix("data/"), entry.samples) for entry in entries]
     try:
         shards = json.loads((root / path).read_bytes())["shardlist"]
         found = [(shard["url"], shard["nsamples"]) for shard in shards]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         yield Problem(file=path, reason="count", detail=f"not a wids index: {problem}")
         return
     if found != expected:
         yield Problem(file=path, reason="count", detail="its shards or counts are not those of the manifest")
 
 
-def _lists(root: Path, contents: Contents) -> Iterator[Problem]:
-    keys: set[str] = set()
-    for entry in (entry for shards in contents.splits.values() for entry in shards):
-        rows, _ = read_rows(root, entry, [KEY])
-        if rows is None:
-            return  # said already; every key of that shard would follow
-        keys.update(rows[KEY].to_pylist())
-    for name in contents.selections:
-        path = f"lists/{name}.parquet"
-        try:
-            unknown = set(read_metadata(root / path, [KEY])[KEY].to_pylist()) - keys
-        except StoreError as problem:
-            yield Problem(file=path, reason="count", detail=str(problem))
-            continue
-        for key in sorted(unknown):
-            yield Problem(file=path, reason="count", detail="no shard holds this key", key=key)
+def _keys(
+    root: Path, contents: Contents, bad: Container[str], keys: Mapping[str, pa.ChunkedArray]
+) -> Iterator[Problem]:
+    """A key that is twice in the shards or in a list, and one that is in a list only."""
+    known: set[str] = set()
+    for path, found in keys.items():
+        yield from _repeated(path, found.to_pylist(), known)
+    for path in (f"lists/{name}.parquet" for name in contents.selections):
+        listed, problem = _listed(root, path, bad)
+        if problem:
+            yield problem
+        seen: set[str] = set()
+        yield from _repeated(path, [] if listed is None else listed.to_pylist(), seen)
+        if len(keys) == len(contents.entries):  # else every key of the others would follow
+            for key in sorted(seen - known):
+                yield Problem(file=path, reason="count", detail="no shard holds this key", key=key)
+
+
+def _repeated(path: str, keys: Iterable[str], seen: set[str]) -> Iterator[Problem]:
+    for key in keys:
+        if key in seen:
+            yield Problem(file=path, reason="count", detail="this key was there before", key=key)
+        seen.add(key)
+
+
+def _listed(root: Path, path: str, bad: Container[str]) -> tuple[pa.ChunkedArray | None, Problem | None]:
+    """The column `key` of a file; None for one that is not as written, and with a problem if that is new."""
+    if path in bad:
+        return None, None
+    try:
+        return read_metadata(root / path, [KEY])[KEY].cast(pa.string()).fill_null(""), None
+    except (StoreError, pa.ArrowException) as problem:
+        return None, Problem(file=path, reason="count", detail=str(problem))

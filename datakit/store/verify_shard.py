@@ -1,22 +1,28 @@
-"""One shard looked at whole: its tar, its metadata and its Arrow file side by side, sample by sample."""
+"""One shard looked at whole: its metadata against its tar, sample by sample, and against its Arrow file."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
-from datakit.errors import SampleError, StoreError
+from datakit.errors import ConfigError, SampleError, StoreError
 from datakit.image import Image
-from datakit.store.layout import Layout, ShardEntry
-from datakit.store.metadata import KEY, read_metadata
+from datakit.store.arrow import features_of
+from datakit.store.features import IMAGE_TYPE
+from datakit.store.layout import Layout, ShardEntry, ShardPlan
+from datakit.store.metadata import KEY, LOCATION, is_marked, location, read_metadata
 from datakit.store.tar import SampleRecord
 from datakit.store.tar_reader import iter_samples
+
+# What pyarrow raises on files that no writer of ours made, and conversions to Python on values out of range.
+_UNFIT = (OSError, pa.ArrowException, ValueError, LookupError, TypeError, ArithmeticError, ConfigError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,53 +35,80 @@ class Problem:
     key: str = ""
 
 
-def compare_shard(root: Path, entry: ShardEntry, layout: Layout) -> Iterator[Problem]:
-    """Tar, metadata and Arrow of one shard, side by side."""
-    rows, detail = read_rows(root, entry, None)
-    if rows is None:
-        yield Problem(file=entry.metadata.path, reason="count", detail=detail)
+def compare_shard(root: Path, entry: ShardEntry, layout: Layout, bad: Container[str]) -> Iterator[Problem]:
+    """Tar and Arrow file of one shard against its metadata.
+
+    bad: files that are not as written. pyarrow parses none of them; our own reader of tars does, and names the
+    samples that are damaged.
+    """
+    path = entry.metadata.path
+    if path in bad:
         return
-    samples, arrow, count = _samples(root, entry), _arrow(root, entry), 0
+    in_tar = [name for name in (layout.label, layout.caption, *layout.json_fields) if name]
     try:
-        for sample, row, mapped in itertools.zip_longest(samples, rows.to_pylist(), arrow):
-            if sample is None or row is None or (entry.arrow and mapped is None):
-                break
-            count += 1
-            yield from _sample(entry, sample, row, layout)
-            if entry.arrow and mapped != (row[KEY], sample[1].get(layout.image_extension)):
-                detail = "key or image is not that of the tar"
-                yield Problem(file=entry.arrow.path, reason="order", detail=detail, key=row[KEY])
-    except _Unreadable as problem:
-        yield problem.args[0]
+        rows = read_metadata(root / path)
+        plain = rows.select(dict.fromkeys([KEY, *LOCATION.names, *in_tar])).to_pylist()
+    except (StoreError, *_UNFIT) as problem:
+        yield Problem(file=path, reason="sample", detail=str(problem))
         return
-    ended = next(samples, None) is None and next(arrow, None) is None
-    if count != entry.samples or rows.num_rows != entry.samples or not ended:
-        detail = f"{count} samples in all forms, {entry.samples} were written"
-        yield Problem(file=entry.tar.path, reason="count", detail=detail)
+    if not is_marked(rows.schema, layout):
+        detail = "written with another layout than the manifest's"
+        yield Problem(file=path, reason="manifest", detail=detail)
+    images: list[str] = []
+    yield from _tar(root, entry, plain, layout, images)
+    if entry.arrow and entry.arrow.path not in bad:
+        yield from _arrow(root, entry.arrow.path, rows, layout, images)
+
+
+def _tar(
+    root: Path, entry: ShardEntry, rows: Sequence[dict[str, Any]], layout: Layout, images: list[str]
+) -> Iterator[Problem]:
+    """images: takes the digest of each image, in order."""
+    path, skipped = entry.tar.path, Counter[str]()
+    try:
+        for index, sample in enumerate(iter_samples(root / path, skipped=skipped)):
+            images.append(_digest(sample[1].get(layout.image_extension)))
+            if index < len(rows):
+                yield from _sample(entry, index, sample, rows[index], layout)
+    except (StoreError, OSError) as problem:
+        yield Problem(file=path, reason="sample", detail=str(problem))
+        return
+    if len(images) != entry.samples:
+        detail = f"{len(images)} samples, {entry.samples} were written"
+        yield Problem(file=path, reason="count", detail=detail)
+    if skipped:
+        yield Problem(
+            file=path, reason="sample", detail=f"members of no sample: {', '.join(sorted(skipped))}"
+        )
 
 
 def _sample(
-    entry: ShardEntry, sample: tuple[SampleRecord, dict[str, bytes]], row: dict[str, Any], layout: Layout
+    entry: ShardEntry,
+    index: int,
+    sample: tuple[SampleRecord, dict[str, bytes]],
+    row: dict[str, Any],
+    layout: Layout,
 ) -> Iterator[Problem]:
     record, fields = sample
-    if record.key != row[KEY]:
-        yield Problem(
-            file=entry.tar.path, reason="order", detail=f"{row[KEY]} in the metadata", key=record.key
-        )
+    path, key, extension = entry.tar.path, record.key, layout.image_extension
+    if key != row[KEY]:
+        yield Problem(file=path, reason="order", detail=f"{row[KEY]} in the metadata", key=key)
         return
-    if (record.offset, record.size, record.xxh3) != (row["offset"], row["size"], row["xxh3"]):
-        detail = "place or xxh3 is not that of the metadata"
-        yield Problem(file=entry.tar.path, reason="sample", detail=detail, key=record.key)
     if tuple(fields) != layout.extensions:
         detail = f"members {', '.join(fields)}, not {', '.join(layout.extensions)}"
-        yield Problem(file=entry.tar.path, reason="sample", detail=detail, key=record.key)
+        yield Problem(file=path, reason="sample", detail=detail, key=key)
         return
+    plan = ShardPlan(split=entry.split, index=entry.index, of=entry.of)
+    place = location(record, len(fields[extension]), index, plan=plan, extension=extension)
+    if wrong := [name for name, value in place.items() if row[name] != value]:
+        detail = f"{', '.join(wrong)} not as in the metadata"
+        yield Problem(file=path, reason="sample", detail=detail, key=key)
     if detail := _disagreement(fields, row, layout):
-        yield Problem(file=entry.tar.path, reason="sample", detail=detail, key=record.key)
+        yield Problem(file=path, reason="sample", detail=detail, key=key)
     try:
-        _ = Image(fields[layout.image_extension]).array
+        _ = Image(fields[extension]).array
     except SampleError as problem:
-        yield Problem(file=entry.tar.path, reason="image", detail=str(problem), key=record.key)
+        yield Problem(file=path, reason="image", detail=str(problem), key=key)
 
 
 def _disagreement(fields: dict[str, bytes], row: dict[str, Any], layout: Layout) -> str:
@@ -89,39 +122,64 @@ def _disagreement(fields: dict[str, bytes], row: dict[str, Any], layout: Layout)
             return f"cls is not the metadata's {row[layout.label]}"
         if layout.caption and fields["txt"].decode() != (row[layout.caption] or ""):
             return "txt is not the metadata's caption"
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         return f"a member does not parse: {problem}"
     return ""
 
 
-class _Unreadable(Exception):
-    """Carries the Problem that ends the reading of a shard."""
-
-
-def _samples(root: Path, entry: ShardEntry) -> Iterator[tuple[SampleRecord, dict[str, bytes]]]:
+def _arrow(root: Path, path: str, rows: pa.Table, layout: Layout, images: Sequence[str]) -> Iterator[Problem]:
+    """images: digests of those in the tar, as far as it could be read."""
+    at = 0
     try:
-        yield from iter_samples(root / entry.tar.path)
-    except (StoreError, OSError) as problem:
-        raise _Unreadable(Problem(file=entry.tar.path, reason="sample", detail=str(problem))) from problem
-
-
-def _arrow(root: Path, entry: ShardEntry) -> Iterator[tuple[str, bytes]]:
-    """(key, image) of each row of the Arrow file."""
-    if entry.arrow is None:
-        return
-    try:
-        with pa.memory_map(str(root / entry.arrow.path)) as source, pa.ipc.open_stream(source) as stream:
+        with pa.memory_map(str(root / path)) as source, pa.ipc.open_stream(source) as stream:
+            if not _is_described(stream.schema, rows.schema, layout):
+                detail = "its columns and features are not those of the metadata and the layout"
+                yield Problem(file=path, reason="sample", detail=detail)
+                return
             for batch in stream:
                 batch.validate(full=True)
-                images = batch.column("image").field("bytes")
-                yield from zip(batch.column(KEY).to_pylist(), images.to_pylist(), strict=True)
-    except (pa.ArrowException, OSError, KeyError) as problem:
-        raise _Unreadable(Problem(file=entry.arrow.path, reason="sample", detail=str(problem))) from problem
+                end = at + batch.num_rows
+                yield from _batch(path, batch, rows.slice(at, batch.num_rows), images[at:end])
+                at = end
+    except _UNFIT as problem:
+        yield Problem(file=path, reason="sample", detail=str(problem))
+        return
+    if at != rows.num_rows:
+        yield Problem(file=path, reason="count", detail=f"{at} rows, {rows.num_rows} in the metadata")
 
 
-def read_rows(root: Path, entry: ShardEntry, columns: list[str] | None) -> tuple[pa.Table | None, str]:
-    """The rows, or None and why not."""
-    try:
-        return read_metadata(root / entry.metadata.path, columns), ""
-    except StoreError as problem:
-        return None, str(problem)
+def _is_described(found: pa.Schema, metadata: pa.Schema, layout: Layout) -> bool:
+    columns = pa.schema([field for field in metadata if field.name not in LOCATION.names])
+    features = json.loads((found.metadata or {})[b"huggingface"])["info"]["features"]
+    same = found.equals(pa.schema([pa.field("image", IMAGE_TYPE), *columns]))
+    return same and bool(features == features_of(columns, layout))
+
+
+def _batch(path: str, batch: pa.RecordBatch, rows: pa.Table, images: Sequence[str]) -> Iterator[Problem]:
+    """One problem for each row that differs in any column."""
+    found = pa.Table.from_batches([batch.slice(0, rows.num_rows)])
+    wrong: dict[int, list[str]] = {}
+    for name in found.column_names[1:]:
+        if not found[name].equals(rows[name]):
+            # As text, where a NaN is like another.
+            for index in _differing(map(repr, found[name].to_pylist()), map(repr, rows[name].to_pylist())):
+                wrong.setdefault(index, []).append(name)
+    named = [image and image["path"] for image in found["image"].to_pylist()]
+    given = [_digest(image and image["bytes"]) for image in found["image"].to_pylist()]
+    different = {*_differing(named, rows["file_name"].to_pylist()), *_differing(given, images)}
+    for index in different:
+        wrong.setdefault(index, []).append("image")
+    keys = rows[KEY].to_pylist()
+    for index, columns in sorted(wrong.items()):
+        reason = "order" if KEY in columns else "sample"
+        detail = f"{', '.join(columns)} not as in metadata and tar"
+        yield Problem(file=path, reason=reason, detail=detail, key=keys[index])
+
+
+def _differing(some: Iterable[Any], others: Iterable[Any]) -> list[int]:
+    """Where they differ, as far as both go."""
+    return [index for index, (one, other) in enumerate(zip(some, others, strict=False)) if one != other]
+
+
+def _digest(image: bytes | None) -> str:
+    return str(xxhash.xxh3_128_hexdigest(image or b""))

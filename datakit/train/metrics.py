@@ -4,7 +4,7 @@ Areas count a tie as one half, exactly; thresholds put every tied sample on the 
 class stands in the name wherever it matters: FPR at 95 % TPR with ID positive and with OOD positive are different
 numbers, and either can be near 0 where the other is near 1.
 
-They live here, below `datakit.check` (which offers them), because the loops report in them.
+They live here, below `datakit.check`, because the loops report in them and may not import the checks.
 """
 
 from __future__ import annotations

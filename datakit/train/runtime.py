@@ -22,10 +22,13 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device={name}: auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={name}: no CUDA device here; take device=auto or device=cpu")
+        torch.zeros(1, device=device).item()  # there and back: "meta" holds no values
+    # which of them torch raises depends on the kind of device
+    except (AssertionError, ImportError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device={name} cannot be used here; take auto, cpu, cuda or cuda:N ({reason})"
+        ) from error
     return device
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from datakit.check.class_disjoint import check_class_disjoint
@@ -88,14 +87,45 @@ def test_a_label_of_two_classes_is_found(good: Build) -> None:
     assert not found["passed"] and "label and class not one to one" in found["detail"]
 
 
-def test_an_original_label_lost_on_the_way_is_found(good: Build) -> None:
-    row = good.where(publish="near_ood")[0]
-    assert not good.misfiled(orig_label={row: -1}).find(check_label_table)["passed"]
+@pytest.mark.parametrize(
+    ("publish", "column", "value"),
+    [
+        ("near_ood", "orig_label", -1),  # lost on the way
+        ("near_ood", "label", 3),
+        ("train", "label", 99),
+        ("reserve", "reason", None),
+        ("test", "publish", "far_ood"),
+    ],
+)
+def test_an_image_with_a_wrong_entry_is_found_and_named(
+    good: Build, publish: str, column: str, value: Any
+) -> None:
+    row = good.where(publish=publish)[0]
+    found = good.misfiled(**{column: {row: value}}).find(check_label_table)
+    assert not found["passed"] and found["count"] == 1
+    assert found["keys"] == [good.split["key"][row].as_py()]
 
 
-def test_an_image_left_out_without_a_reason_is_found(good: Build) -> None:
-    row = good.where(role="unused")[0]
-    assert not good.misfiled(reason={row: None}).find(check_label_table)["passed"]
+@pytest.mark.parametrize(
+    ("lists", "shown"),
+    [
+        ({"near_ood": "train"}, "swift is ood test near, but published in train"),
+        ({"train": "near_ood"}, "siskin is id train, but published in near_ood"),
+        ({"near_ood": "far_ood", "far_ood": "near_ood"}, "jet is ood test far, but published in near_ood"),
+        ({"test": "train"}, "siskin is id test, but published in train"),
+        ({"outliers": "coarse_ood"}, "chair is outlier train, but published in coarse_ood"),
+        ({"reserve": "train"}, "swift is unused, but published in train"),
+        ({"val": "nowhere"}, "siskin is id val, but published in nowhere"),
+    ],
+)
+def test_images_published_as_what_they_are_not_are_found(
+    good: Build, lists: dict[str, str], shown: str
+) -> None:
+    moved = {row: into for name, into in lists.items() for row in good.where(publish=name)}
+    found = good.misfiled(publish=moved).find(check_label_table)
+    assert not found["passed"] and shown in found["detail"]["published as what it is not"]
+    keys = good.split["key"].to_pylist()
+    assert set(found["keys"]) <= {keys[row] for row in moved} and found["keys"]
 
 
 @pytest.mark.parametrize("field", ["identity_group", "variant_group"])
@@ -108,16 +138,13 @@ def test_an_identity_on_two_sides_is_found(good: Build, field: str) -> None:
     assert both_id.find(check_identity_group)["passed"]
 
 
-def test_an_outlier_below_a_root_is_found_by_taxonomy_edges_and_name(good: Build) -> None:
+def test_an_outlier_below_a_root_is_found_by_taxonomy_and_name(good: Build) -> None:
     assert good.find(check_outlier_taxonomy)["passed"]
     row = good.where(publish="outliers")[0]
     by_path = good.planted(taxonomy={row: ["hunters", "harriers"]})
     assert not by_path.find(check_outlier_taxonomy)["passed"]
     by_name = good.misfiled(class_name={row: "Kestrels"})
     assert not by_name.find(check_outlier_taxonomy)["passed"]
-    edges = Ref.of(pa.table({"child": ["chair", "perch"], "parent": ["perch", "siskin"]}))
-    found = good.find(check_outlier_taxonomy, edges=edges)
-    assert not found["passed"] and found["count"] == 10 and "chair under siskin" in found["summary"]
 
 
 def test_an_outlier_below_a_root_is_found_by_wordnet(good: Build, tmp_path: Path) -> None:
@@ -132,6 +159,10 @@ def test_an_outlier_below_a_root_is_found_by_wordnet(good: Build, tmp_path: Path
     options = {"roots": ["n00000100"], "wordnet": str(tmp_path)}
     assert good.find(check_outlier_taxonomy, **options)["passed"]
     assert not leaky.find(check_outlier_taxonomy, **options)["passed"]
+    for by_word in ({"concept": {row: "quail"}}, {"taxonomy": {row: ["bobwhites"]}}):
+        assert not good.planted(**by_word).find(check_outlier_taxonomy, **options)["passed"]
+    sense = good.planted(concept={row: "n00000300"}, taxonomy={row: ["quail"]})
+    assert sense.find(check_outlier_taxonomy, **options)["passed"], "a wnid says which sense is meant"
     assert leaky.find(check_outlier_taxonomy)["passed"], "without WordNet nothing says that a quail is a bird"
 
 
@@ -141,11 +172,33 @@ def test_seeds_that_hold_out_the_same_classes_are_found(good: Build) -> None:
     rows = [i for name in ("swift", "lark", "teal") for i in good.where(class_name=name)]
     other = good.misfiled(role=dict.fromkeys(rows, "unused"))
     rest = good.misfiled(role={i: "unused" for i in range(len(good.rows)) if i not in rows})
+    most = check_seed_diversity(splits=[Ref.of(good.split), Ref.of(_but_one(good, "swift", "kestrel"))])
+    assert most(good.rows)[0]["value"] == pytest.approx(5 / 6) and not most(good.rows)[0]["passed"]
     apart = check_seed_diversity(splits=[Ref.of(other.split), Ref.of(rest.split)])(good.rows)[0]
     assert apart["passed"] and apart["value"] == 0
 
 
+def _but_one(good: Build, back: str, instead: str) -> Any:
+    """A split that holds out one class instead of another."""
+    roles = dict.fromkeys(good.where(class_name=back), "id") | dict.fromkeys(
+        good.where(class_name=instead), "ood"
+    )
+    return good.misfiled(role=roles).split
+
+
 def test_classes_that_the_backbone_knows_are_named(good: Build) -> None:
-    assert good.find(check_pretrain_overlap, pretrained=["tench, Tinca tinca"])["passed"]
-    found = good.find(check_pretrain_overlap, pretrained=["sea eagle", "Swifts, Apus apus", "kestrel"])
+    assert good.find(check_pretrain_overlap, pretrained={"net": ["tench, Tinca tinca"]})["passed"]
+    labels = ["sea eagle", "Swifts, Apus apus", "kestrel"]
+    found = good.find(check_pretrain_overlap, pretrained={"other": ["tench"], "net": labels})
     assert found["detail"]["classes"] == ["swift"] and found["severity"] == "info"
+    same = good.find(check_pretrain_overlap, pretrained={"net": ["martlet"]}, synonyms=[["martlet", "swift"]])
+    assert same["detail"]["classes"] == ["swift"]
+
+
+def test_a_model_whose_labels_are_not_known_passes_for_none_that_has_seen_nothing(good: Build) -> None:
+    found = good.find(check_pretrain_overlap, pretrained={"mine": []})
+    assert not found["passed"] and found["severity"] == "info" and found["value"] is None
+    assert found["summary"] == "the labels of the pre-training of mine are not known"
+    both = good.find(check_pretrain_overlap, pretrained={"net": ["tench"], "mine": []})
+    assert not both["passed"] and "0 OOD classes are among the labels of net" in both["summary"]
+    assert both["summary"].endswith("of mine are not known")

@@ -41,6 +41,22 @@ def test_equal_bytes_in_two_lists_are_found_and_within_one_list_are_not(good: Bu
     assert good.planted(content={train[0]: "aa", train[1]: "aa"}).find(check_image_disjoint)["passed"]
 
 
+def test_an_image_under_two_classes_is_a_warning_of_its_own(good: Build) -> None:
+    siskin, kestrel = (good.where(publish="train", class_name=name)[0] for name in ("siskin", "kestrel"))
+    broken = good.planted(content={siskin: "aa", kestrel: "aa"})
+    exact, classes = check_image_disjoint(split=_ref(broken), seed=0)(broken.rows)
+    assert exact["passed"] and exact["summary"].endswith("none in two lists")
+    assert (classes["id"], classes["severity"], classes["passed"]) == ("image_classes", "warn", False)
+    assert len(classes["keys"]) == 2 and classes["detail"]["classes"] == {"aa": ["kestrel", "siskin"]}
+
+
+def test_a_key_that_is_there_twice_is_found_and_named(good: Build) -> None:
+    one, other = good.where(publish="train")[:2]
+    name = good.split["key"][one].as_py()
+    found = good.planted(__key__={other: name}).misfiled(key={other: name}).find(check_image_disjoint)
+    assert not found["passed"] and (found["count"], found["keys"]) == (1, [name])
+
+
 def test_equal_bytes_in_an_unused_image_are_no_leak(good: Build) -> None:
     unused, test = good.where(publish="reserve")[0], good.where(publish="test")[0]
     assert good.planted(content={unused: "aa", test: "aa"}).find(check_image_disjoint)["passed"]
@@ -128,13 +144,25 @@ def test_the_search_finds_what_comparing_all_with_all_finds(good: Build, bits: i
     assert broken.find(check_near_dup, phash_bits=bits, flip=False)["count"] == expected
 
 
-def test_an_outlier_that_looks_like_a_test_image_is_a_warning(good: Build) -> None:
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("test", "kestrel"),
+        ("near_ood", "swift"),
+        ("mid_ood", "barn owl"),
+        ("far_ood", "jet"),
+        ("coarse_ood", "cup"),
+    ],
+)
+def test_an_outlier_that_looks_like_a_test_image_is_a_warning(good: Build, where: str, name: str) -> None:
     options = {"features": good.features_ref(), "max_sim_to_test": 0.9}
     assert good.find(check_outlier_similarity, **options)["passed"]
-    broken = good.misfiled(publish={good.where(publish="train", class_name="kestrel")[0]: "outliers"})
+    tested = good.where(publish=where, class_name=name)[0]
+    alike = next(i for i in good.where(class_name=name) if i != tested)
+    broken = good.misfiled(publish={alike: "outliers"})
     found = broken.find(check_outlier_similarity, **options)
     assert not found["passed"] and found["severity"] == "warn" and found["value"] > 0.9
-    assert found["detail"]["pairs"][0][1].startswith("kestrel")
+    assert found["detail"]["pairs"][0][1].startswith(name.replace(" ", "-"))
 
 
 def _ref(build: Build) -> Ref[Any]:

@@ -17,9 +17,25 @@ import pytest
 from PIL import Image
 
 import datakit
+from datakit.catalog import load
+from datakit.config import parse
 from datakit.errors import ConfigError, GateError, MissingExtra
+from datakit.image import decode, encode
+from datakit.models import encoder
+from datakit.models.labels import pretrained_labels
+from datakit.recipes.fg_ood import Config, embed_sim, recipe
 from datakit.run.build import Build
+from datakit.stages.columns import unit
+from datakit.stages.phash import phash64
 
+# WordNet's own format: peacock < game bird < bird, and a crane that is a machine
+NOUNS = """\
+00000100 05 n 01 bird 0 000 | warm-blooded egg-laying vertebrates
+00000200 05 n 02 game_bird 0 fowl 1 001 @ 00000100 n 0000 | any bird that is hunted
+00000400 05 n 01 peacock 1 001 @i 00000200 n 0000 | male peafowl
+00000600 06 n 01 crane 4 001 @ 00000800 n 0000 | lifts and moves heavy objects
+00000800 06 n 01 machine 0 000 | a device
+"""
 FOLDER = {"catalog": "imagefolder", "validate": "none", "seeds": (0, 1)}
 
 
@@ -43,6 +59,18 @@ def classes(made: Build, split: str) -> set[str]:
         return set()
     table = pq.ParquetDataset(sorted((made.out / "metadata").glob(f"{split}-*.parquet"))).read(["class_name"])
     return set(pc.unique(table["class_name"]).to_pylist())
+
+
+def as_others(
+    toy_folder: Callable[..., Path], root: Path, family: str = "things", **kinds: str
+) -> dict[str, Any]:
+    """A further catalog at `root`: each class shows toys of one kind, none of which is drawn elsewhere."""
+    drawn = toy_folder(f"{root.name} drawn", images=28)
+    for name, kind in kinds.items():
+        (root / family / name).mkdir(parents=True)
+        for path in sorted(drawn.glob(f"*/{kind}/*"))[14:]:
+            shutil.copy(path, root / family / name)
+    return {"catalog": "imagefolder", "source": str(root)}
 
 
 def as_csv(folder: Path, **columns: Callable[[Path], Any]) -> Path:
@@ -152,22 +180,68 @@ def test_a_planted_copy_and_a_planted_mirror_image_are_dropped_or_stop_the_build
 def test_a_leaky_outlier_is_left_out_or_stops_the_build(
     build: Callable[..., Build], toy_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    source, others = toy_folder(images=14), tmp_path / "outliers"
-    for name in ("Discs", "clouds"):
-        shutil.copytree(toy_folder(f"more-{name}") / "spiky" / "star", others / "things" / name)
-    words = {
-        "source": str(source),
-        "outliers": {"catalog": "imagefolder", "source": str(others)},
-        "seeds": (0,),
-    }
+    others = as_others(toy_folder, tmp_path / "others", Discs="star", clouds="cross")
+    words = {"source": str(toy_folder(images=14)), "outliers": others, "seeds": (0,), "max_sim_to_test": None}
     with pytest.raises(GateError) as caught:
         build(**words, on_leak="fail")
     assert {"class_disjoint", "outlier_taxonomy"} <= failed(caught)
-    made = build(**words, embed_sim=0, phash_bits=0, max_sim_to_test=None)
-    assert (
-        "Discs" not in classes(made, "outliers")
-        or not (made.out / "data" / "outliers-00000-of-00001.tar").exists()
-    )
+    assert classes(build(**words), "outliers") == {"clouds"}
+
+
+def test_outliers_under_an_excluded_name_or_a_synonym_of_ours_are_left_out(
+    build: Callable[..., Build], toy_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    names = {"peacock": "star", "crane": "bar", "glow": "cross", "clouds": "box"}
+    others = as_others(toy_folder, tmp_path / "others", **names)
+    (tmp_path / "data.noun").write_text(NOUNS)
+    words = {"source": str(toy_folder(images=14)), "seeds": (0,), "max_sim_to_test": None}
+    assert classes(build("all", **words, outliers=others), "outliers") == set(names)
+    words |= {"outliers": others | {"exclude": ("bird", "n00000800")}, "synonyms": ("star=glow",)}
+    words |= {"wordnet": str(tmp_path)}
+    with pytest.raises(GateError, match="outlier_taxonomy: 42 outliers") as caught:
+        build(**words, on_leak="fail")
+    assert {"class_disjoint", "outlier_taxonomy"} <= failed(caught)
+    assert classes(build(**words), "outliers") == {"clouds"}
+
+
+def test_the_level_of_the_taxonomy_that_excludes_outliers_is_chosen(
+    build: Callable[..., Build], toy_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    others = as_others(toy_folder, tmp_path / "others", family="round", moon="star", clouds="cross")
+    words = {"source": str(toy_folder(images=14)), "seeds": (0,), "max_sim_to_test": None, "outliers": others}
+    assert "outliers" not in build("families", **words).splits
+    assert classes(build("classes", **words, root_depth=0), "outliers") == {"moon", "clouds"}
+
+
+def test_outliers_and_coarse_are_as_many_as_asked_for(
+    build: Callable[..., Build], toy_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    beside = as_others(toy_folder, tmp_path / "beside", family="kitchen", cups="star", forks="cross")
+    for path in sorted(tmp_path.glob("beside/*/cups/*"))[10:]:
+        path.unlink()
+    others = as_others(toy_folder, tmp_path / "others", clouds="box")
+    words = {"source": str(toy_folder(images=14)), "seeds": (0,), "max_sim_to_test": None, "phash_bits": 0}
+    made = build(**words, outliers=others | {"n": 5}, coarse=beside | {"size": 18, "balance": "class"})
+    assert made.splits["outliers"] == 5
+    shown = datakit.open_store(made.out)["coarse_ood"].table(["class_name"])["class_name"].to_pylist()
+    assert shown.count("cups") == shown.count("forks") == 9
+    made = build("as many as test", **words, outliers=others, coarse=beside)
+    assert made.splits["outliers"] == 14 and made.splits["coarse_ood"] == made.splits["test"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("encoder=efficientnet-lite1",), "no encoder efficientnet-lite1; did you mean efficientnet-lite0"),
+        (("synonyms=star=glow,disc",), "synonyms=disc: give all names of one class"),
+        (("synonyms=star=glow,glow=disc",), "glow is in two groups"),
+        (("exclude=bird.n.01",), "exclude=bird.n.01: give bird"),
+        (("outliers.n=-1",), "outliers.n=-1: must be at least 0"),
+    ],
+)
+def test_words_that_cannot_be_meant_are_refused_before_any_work(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe(parse(Config, ["catalog=imagefolder", "validate=none", *words]))
 
 
 def test_a_class_spelt_two_ways_is_never_on_two_sides(
@@ -175,13 +249,11 @@ def test_a_class_spelt_two_ways_is_never_on_two_sides(
 ) -> None:
     source = toy_folder()
     (source / "round" / "disc").rename(source / "round" / "Stars")
-    for seed in range(3):
-        made = build(f"out{seed}", source=str(source), fraction=0.34, seeds=(seed,))
-        held = {classes(made, name) is not None and frozenset(classes(made, name)) for name in ("near_ood",)}
-        assert not any(
-            len({"Stars", "star"} & names) == 1 and {"Stars", "star"} & classes(made, "train")
-            for names in held
-        )
+    words = {"source": str(source), "mode": "explicit", "seeds": (0,)}
+    with pytest.raises(ConfigError, match="star and Stars are kin"):
+        build(**words, held_out=("star",))
+    with pytest.raises(ConfigError, match="egg and bar are kin"):
+        build(**words, held_out=("egg",), synonyms=("bar=egg",))
 
 
 def test_a_label_table_that_starts_at_one_stops_the_build(
@@ -312,6 +384,40 @@ def test_the_report_shows_every_check_and_class(
     assert "http-equiv" in page and "default-src" in page
 
 
+def test_the_cosine_that_confirms_is_the_keys_else_the_catalogs_else_one_for_photographs() -> None:
+    def told(catalog: str, *words: str) -> float | None:
+        return embed_sim(parse(Config, words), load(catalog))
+
+    assert told("emoji") == told("emoji", "embed_sim=none") == 0.97
+    assert told("imagefolder") == told("imagefolder", "embed_sim=none") == 0.9
+    assert told("emoji", "embed_sim=0.5") == told("imagefolder", "embed_sim=0.5") == 0.5
+    assert told("emoji", "embed_sim=0") is told("imagefolder", "embed_sim=0") is None
+
+
+@pytest.mark.shared_data
+def test_the_cosine_confirms_copies_of_photographs(shared_data: Path) -> None:
+    model, least = encoder.load("efficientnet-lite0"), embed_sim(Config(), load("grocery"))
+    cosines = []
+    for path in sorted((shared_data / "grocery" / "train").rglob("*.jpg"))[::53]:
+        image = decode(path.read_bytes())
+        height, width, _ = image.shape
+        copies = [
+            decode(encode(image, format="JPEG", quality=50)),
+            np.asarray(Image.fromarray(image).resize((width // 2, height // 2))),
+            np.minimum(image * 1.2, 255).astype(np.uint8),
+            np.ascontiguousarray(image[:, ::-1]),
+        ]
+        first, *others = unit(model([image, *copies]))
+        hashes = phash64(image)
+        cosines += [
+            float(first @ other)
+            for other, copy in zip(others, copies, strict=True)
+            if min((phash64(copy)[0] ^ own).bit_count() for own in hashes) <= 6
+        ]
+    assert len(cosines) > 190 and least is not None
+    assert np.mean(np.array(cosines) >= least) > 0.97
+
+
 @pytest.mark.shared_data
 def test_grocery_builds_and_passes_its_checks(
     build: Callable[..., Build], shared_data: Path, tmp_path: Path
@@ -330,6 +436,27 @@ def test_what_else_a_source_knows_of_an_image_is_published_with_it(
     assert all(
         row["camera"] == f"no {Path(row['name']).stem}" and row["source_tier"] == "mine" for row in rows
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "models"),
+    [
+        ((), ["efficientnet-lite0"]),
+        (("train.backbone=timm:resnet18",), ["efficientnet-lite0"]),
+        (("train.backbone=timm:resnet18", "pretrained=true"), ["efficientnet-lite0", "timm:resnet18"]),
+        (
+            ("encoder=timm:vit", "train.backbone=timm:resnet18", "pretrained=true", "validate=none"),
+            ["timm:vit"],
+        ),
+    ],
+)
+def test_every_model_with_weights_of_its_own_is_asked_what_it_has_seen(
+    words: tuple[str, ...], models: list[str]
+) -> None:
+    pytest.importorskip("torchvision")
+    stages = [check.step.stages[0] for check in recipe(parse(Config, words)).checks if check.step]
+    asked = [stage.keywords["pretrained"] for stage in stages if "pretrained" in stage.keywords]
+    assert asked == [{model: pretrained_labels(model) for model in models}] * len(Config().seeds)
 
 
 @pytest.mark.parametrize(("absent", "extra"), [("torchvision", "torch"), ("onnxruntime", "demo")])

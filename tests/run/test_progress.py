@@ -50,20 +50,21 @@ def test_json_lines_are_objects_with_a_version() -> None:
 
 
 def test_continuous_integration_and_dumb_terminals_get_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(make_sink("auto"), PlainSink)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    for name in ("CI", "NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    bars = make_sink("auto")
+    bars.close()
+    assert not isinstance(bars, PlainSink)
+    for name, value in [("TERM", "dumb"), ("CI", "true")]:
+        with monkeypatch.context() as only:
+            only.setenv(name, value)
+            assert isinstance(make_sink("auto"), PlainSink)
 
 
-def test_a_terminal_gets_bars_with_counts(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "datakit.cli",
-        "build",
-        f"recipe={TOY}",
-        f"out={tmp_path / 'out'}",
-        "run.workers=1",
-    ]
+def on_a_terminal(*words: str) -> str:
+    """What a build says on a pseudo-terminal; it ends well."""
+    command = [sys.executable, "-m", "datakit.cli", "build", f"recipe={TOY}", *words, "run.workers=1"]
     environment = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR")}
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -80,6 +81,14 @@ def test_a_terminal_gets_bars_with_counts(tmp_path: Path) -> None:
     except OSError:
         pass  # the other end of a pseudo-terminal closes with an error on Linux
     os.close(ours)
-    assert process.wait(timeout=60) == 0
     text = seen.decode(errors="replace")
+    assert process.wait(timeout=60) == 0, text[-300:]
+    return text
+
+
+def test_a_terminal_gets_bars_with_counts(tmp_path: Path) -> None:
+    out = f"out={tmp_path / 'out'}"
+    text = on_a_terminal(out)
     assert "\x1b[" in text and "map:intake,not_dark" in text and "60 samples" in text and "report:" in text
+    again = on_a_terminal(out, "margin=3")  # some steps are there already and never start
+    assert "[reused]" in again and "report:" in again

@@ -11,9 +11,9 @@ import pytest
 
 from datakit.blob import Blob
 from datakit.errors import CatalogError
-from datakit.sources.entry import OURS, ClassNames, File, Folder, Problem, carried, walk
-from datakit.sources.scan import RESERVED
+from datakit.sources.entry import FIRST, OURS, ClassNames, File, Folder, Problem, carried, walk
 from datakit.store.metadata import LOCATION
+from datakit.store.owned import claim
 
 Put = Callable[..., Path]
 
@@ -42,6 +42,7 @@ def test_walk_counts_what_it_leaves_out(put: Put, tmp_path: Path) -> None:
     (root / "a" / "out.jpg").symlink_to(tmp_path / "secret.jpg")
     (root / "a" / "up").symlink_to("..", target_is_directory=True)
     (root / "a" / "gone.jpg").symlink_to("nothing.jpg")
+    (root / "a" / "self.jpg").symlink_to("self.jpg")
     (root / "a" / "same.jpg").symlink_to("1.jpg")
     os.mkfifo(root / "pipe.jpg")
     os.mkfifo(os.fsencode(root) + b"/bad\xff.jpg")
@@ -53,6 +54,7 @@ def test_walk_counts_what_it_leaves_out(put: Put, tmp_path: Path) -> None:
         ".git": ("hidden", True),
         "a/out.jpg": ("path_outside", False),
         "a/gone.jpg": ("not_a_file", False),
+        "a/self.jpg": ("not_a_file", False),
         "pipe.jpg": ("not_a_file", False),
         "bad\\udcff.jpg": ("bad_name", False),
     }
@@ -71,6 +73,18 @@ def test_a_folder_that_cannot_be_read_is_a_problem(put: Put, monkeypatch: pytest
         ("a/", "unreadable_folder"),
         ("b/2.jpg", ""),
     ]
+
+
+def test_a_store_within_a_source_is_not_of_the_source(put: Put) -> None:
+    root = put(["a/1.jpg", "manifest.json"])
+    before = list(walk(root))
+    claim(root / "builds" / "first")
+    put(["builds/first/report/a.png", "builds/copy/report/a.png"])
+    put({"builds/copy/manifest.json": '{"format": "datakit-store"}'})
+    assert list(walk(root)) == before
+    put(["builds/mine/1.jpg"])
+    assert [file.name for file in walk(root)] == ["a/1.jpg", "builds/mine/1.jpg", "manifest.json"]
+    assert [file.name for file in walk(root / "builds" / "first")] == [".datakit", "report/a.png"]
 
 
 def test_a_link_out_is_followed_only_if_asked(put: Put, tmp_path: Path) -> None:
@@ -131,8 +145,22 @@ def test_class_names_that_clash_in_case_stop_and_name_both() -> None:
     assert [folding("Rose"), folding("rose"), folding("Tulip")] == ["Rose", "Rose", "Tulip"]
 
 
+def test_names_of_the_taxonomy_have_one_spelling_under_one_parent() -> None:
+    names = ClassNames()
+    decomposed, composed = unicodedata.normalize("NFD", "Räuber"), unicodedata.normalize("NFC", "Räuber")
+    told = [names.spell({"taxonomy": [name, "cod"], "class_name": "x"}) for name in (decomposed, composed)]
+    assert told == [{"taxonomy": [composed, "cod"], "class_name": "x"}] * 2
+    assert names.spell({"taxonomy": [composed, "X"]})  # a level may be called as a class
+    assert names.spell({"taxonomy": ["Fish", "Cod"]})  # and as one under another parent
+    with pytest.raises(CatalogError, match=r"in the taxonomy 'Fish' and 'fish' .*fold_case=true"):
+        names.spell({"taxonomy": ["fish"]})
+    folding = ClassNames(fold_case=True)
+    told = [folding.spell({"taxonomy": path})["taxonomy"] for path in (["Fish", "Cod"], ["fish", "cod"])]
+    assert told == [["Fish", "Cod"]] * 2
+
+
 def test_columns_of_a_source_never_pass_for_ours() -> None:
-    assert {field.name for field in LOCATION} | set(RESERVED) <= OURS
+    assert {field.name for field in LOCATION} | set(FIRST) <= OURS
     assert carried({"name": 1, "price": 2, "split": "x", "taken": 3}, {"taken"}) == {
         "source_name": 1,
         "price": 2,

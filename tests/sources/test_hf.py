@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image as pil
 
 from datakit.blob import Blob
-from datakit.errors import CatalogError
+from datakit.errors import CatalogError, SampleError
 from datakit.sources.hf import scan
+from datakit.sources.hf_files import HubFiles
 
 datasets = pytest.importorskip("datasets")
 Read = Callable[..., Any]
@@ -99,6 +104,102 @@ def test_columns_that_leave_a_choice_must_be_named(tmp_path: Path, read: Read) -
     entries, problems = read(scan(tmp_path / "d", image="right"))
     assert not entries
     assert [problem.reason for problem in problems] == ["no_image"]
+
+
+def stored(folder: Path, cells: list[dict[str, Any]], labels: list[int], file: str = "train.parquet") -> Path:
+    """A Parquet file as the hub has it: nothing in it was ever checked."""
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": ["ant", "bee"], "_type": "ClassLabel"},
+    }
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(cells, kind), "label": pa.array(labels, pa.int64())})
+    told = json.dumps({"info": {"features": features}})
+    folder.mkdir(exist_ok=True)
+    pq.write_table(table.replace_schema_metadata({"huggingface": told}), folder / file)
+    return folder
+
+
+def test_one_split_alone_says_nothing_of_the_split(tmp_path: Path, read: Read) -> None:
+    cells = [{"bytes": png(1), "path": None}]
+    entries, _ = read(scan(stored(tmp_path / "one", cells, [0])))
+    assert [entry.fields["official_split"] for entry in entries.values()] == [None]
+    stored(tmp_path / "one", cells, [1], "test.parquet")
+    entries, _ = read(scan(tmp_path / "one"))
+    assert {entry.fields["official_split"] for entry in entries.values()} == {"train", "test"}
+
+
+def test_a_label_beyond_the_names_costs_its_row(tmp_path: Path, read: Read) -> None:
+    cells = [{"bytes": png(shade), "path": None} for shade in (1, 2, 3)]
+    entries, problems = read(scan(stored(tmp_path / "d", cells, [1, 2, -1])))
+    assert [entry.fields.get("class_name") for entry in entries.values()] == ["bee", None]
+    assert [(p.name, p.reason, p.detail) for p in problems] == [
+        ("train/00000001", "bad_label", "label 2, of 0 to 1")
+    ]
+
+
+def test_images_in_a_zip_are_read_out_of_it(tmp_path: Path, read: Read, bytes_of: Any) -> None:
+    (tmp_path / "d").mkdir()
+    with zipfile.ZipFile(tmp_path / "d" / "train.zip", "w") as file:
+        file.writestr("1.png", png(1))
+        file.writestr("2.png", png(2))
+    (tmp_path / "link").symlink_to("d", target_is_directory=True)
+    for root in (tmp_path / "d", tmp_path / "link"):
+        entries, problems = read(scan(root))
+        assert not problems
+        assert [bytes_of(entry) for entry in entries.values()] == [png(1), png(2)]
+
+
+def test_no_path_in_a_row_leads_out(tmp_path: Path, read: Read, bytes_of: Any) -> None:
+    root = tmp_path / "d"
+    root.mkdir()
+    for path in (tmp_path / "secret.png", root / "in.png"):
+        path.write_bytes(png(7))
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    with zipfile.ZipFile(tmp_path / "secret.zip", "w") as file:
+        file.writestr("a.png", png(7))
+    paths = {
+        "in.png": "",
+        f"{root}/in.png": "",
+        f"{tmp_path}/secret.png": "path_outside",
+        "../secret.png": "path_outside",
+        f"{root}/../secret.png": "path_outside",
+        f"{root}/link.png": "path_outside",
+        f"file://{tmp_path}/secret.png": "missing_file",
+        f"zip://a.png::{tmp_path}/secret.zip": "path_outside",
+        f"zip://a.png::file://{tmp_path}/secret.zip::{root}/in.png": "path_outside",
+        f"zip://a.png::{root}/in.png": "missing_file",
+        f"{root}/gone.png": "missing_file",
+    }
+    cells = [{"bytes": None, "path": path} for path in paths]
+    entries, problems = read(scan(stored(root, cells, [0] * len(cells))))
+    reasons = {problem.name: problem.reason for problem in problems}
+    assert [reasons.get(f"train/{n:08d}", "") for n in range(len(cells))] == list(paths.values())
+    assert [bytes_of(entry) for entry in entries.values()] == [png(7)] * 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "https://example.org/a.png",
+        "hf://datasets/me/other@main/a.png",
+        "hf://datasets/me/birds@main/../../other/a.png",
+        "zip://a.png::https://example.org/a.zip",
+    ],
+)
+def test_a_repository_names_only_files_of_its_own(path: str) -> None:
+    with pytest.raises(SampleError, match="path_outside"):
+        HubFiles("me/birds").find(path)
+
+
+def test_a_build_within_the_source_is_never_taken_for_data(tmp_path: Path, read: Read) -> None:
+    root = stored(tmp_path / "d", [{"bytes": png(1), "path": None}], [0])
+    (root / "builds" / "first").mkdir(parents=True)
+    assert read(scan(root))[0]
+    (root / "builds" / "first" / "manifest.json").write_text('{"format": "datakit-store"}')
+    with pytest.raises(CatalogError, match="builds/first is a build within the source"):
+        list(scan(root))
 
 
 def test_what_is_no_data_set_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from datakit.errors import CatalogError
 from datakit.sources.imagefolder import scan
+from datakit.store.owned import claim
 
 Put, Read = Callable[..., Path], Callable[..., Any]
 
@@ -77,6 +79,12 @@ def test_classes_that_differ_in_case_stop_the_scan_or_are_merged(put: Put, read:
     assert {entry.fields["class_name"] for entry in entries.values()} == {"Rose"}
 
 
+def test_folders_of_one_name_in_two_spellings_are_one_family(put: Put, read: Read) -> None:
+    forms = [unicodedata.normalize(form, "Räuber") for form in ("NFC", "NFD")]
+    entries, _ = read(scan(put([f"{forms[0]}/Gull/1.jpg", f"{forms[1]}/Crow/2.jpg"])))
+    assert [entry.fields["taxonomy"] for entry in entries.values()] == [[forms[0]]] * 2
+
+
 def rows(kind: str, table: list[dict[str, Any]]) -> tuple[str, bytes]:
     """A metadata file of this kind, by name and bytes."""
     if kind == "jsonl":
@@ -128,6 +136,32 @@ def test_metadata_of_a_split_folder_names_files_from_there(put: Put, read: Read)
     told = {"class_name": "better", "orig_label": 7, "official_split": "train"}
     assert told.items() <= {k: v for k, v in entries["train/a/1.jpg"].fields.items() if k in told}.items()
     assert entries["test/a/2.jpg"].fields["class_name"] == "a"
+
+
+def test_metadata_of_the_folder_and_of_a_split_add_up(put: Put, read: Read) -> None:
+    root = put(
+        {
+            **dict.fromkeys(["train/a/1.jpg", "train/a/2.jpg", "train/a/3.jpg", "test/a/4.jpg"], ""),
+            "metadata.csv": "file_name,x,y\ntrain/a/1.jpg,1,far\ntrain/a/2.jpg,2,far\ntest/a/4.jpg,4,far\n",
+            "train/metadata.csv": "file_name,y\na/1.jpg,near\n",
+        }
+    )
+    entries, problems = read(scan(root))
+    told = {name: (entry.fields["x"], entry.fields["y"]) for name, entry in entries.items()}
+    assert told == {
+        "test/a/4.jpg": ("4", "far"),
+        "train/a/1.jpg": ("1", "near"),
+        "train/a/2.jpg": ("2", "far"),
+    }
+    assert [(p.name, p.reason, p.dropped) for p in problems] == [("train/a/3.jpg", "unlisted", True)]
+
+
+def test_a_build_in_its_own_source_is_neither_a_class_nor_a_split(put: Put, read: Read) -> None:
+    root = put(["train/a/1.jpg", "test/a/2.jpg"])
+    before = read(scan(root))
+    claim(root / "builds" / "fg_ood")
+    put(["builds/fg_ood/report/a.png", "builds/fg_ood/data/train-00000-of-00001.tar"])
+    assert read(scan(root)) == before
 
 
 def test_a_source_that_cannot_be_read_says_why(put: Put) -> None:

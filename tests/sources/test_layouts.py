@@ -93,6 +93,12 @@ def test_cub(put: Put, read: Read, bytes_of: Any) -> None:
     assert [bytes_of(entry) for entry in entries.values()] == [b"A", b"B", b"C"]
 
 
+def test_cub_with_a_third_split_costs_its_images(put: Put, read: Read) -> None:
+    entries, problems = read(cub.scan(put(CUB | {"train_test_split.txt": "1 1\n2 2\n3 1\n"})))
+    assert len(entries) == 2
+    assert [(p.name, p.reason) for p in problems] == [("images/002.Laysan_Albatross/b_0002.jpg", "bad_label")]
+
+
 def test_cub_attributes_are_shares(put: Put, read: Read) -> None:
     root = put(CUB)
     assert cub.class_attributes(root)["Laysan Albatross"] == pytest.approx([0.1, 0.2, 0.3])
@@ -137,6 +143,21 @@ def test_nabirds(put: Put, read: Read) -> None:
     groups = [entry.fields["identity_group"] for entry in entries.values()]
     assert groups == ["Northern Harrier", "Northern Harrier", "Herring Gull"]
     assert entries["images/0817/c.jpg"].fields["taxonomy"] == ["Gulls"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train_test_split.txt": "aa-1 2\nbb-2 0\ncc-3 1\n"},
+        {"hierarchy.txt": "1 0\n3 0\n2 1\n295 9\n9 2\n296 2\n817 3\n"},
+        {"hierarchy.txt": "1 0\n3 0\n2 9\n9 1\n295 9\n296 2\n817 3\n"},
+    ],
+)
+def test_nabirds_of_a_split_or_node_that_is_none_cost_themselves(put: Put, read: Read, change: Files) -> None:
+    entries, problems = read(nabirds.scan(put(NABIRDS | change)))
+    lost = {problem.name for problem in problems if problem.reason == "bad_label"}
+    assert "images/0295/a.jpg" in lost and "images/0817/c.jpg" in entries
+    assert len(entries) + len(lost) == 3
 
 
 def test_a_circle_in_the_hierarchy_stops(put: Put) -> None:
@@ -299,6 +320,14 @@ def test_imagenet_by_kaggle(put: Put, read: Read) -> None:
     assert [entries[name].fields["concept"] for name in VAL] == ["n02012849", "n01440764"]
     assert {entries[name].fields["official_split"] for name in VAL} == {"test"}
     assert [(p.name, p.reason) for p in problems] == [("val/ILSVRC2012_val_00000003.JPEG", "bad_label")]
+
+
+def test_imagenet_names_that_differ_in_case_only_get_their_wnid(put: Put, read: Read) -> None:
+    dog, jacket = "train/n02113186/n02113186_1.JPEG", "train/n02963159/n02963159_1.JPEG"
+    mapping = "n02113186 Cardigan, Cardigan Welsh corgi\nn02963159 cardigan\n"
+    entries, _ = read(imagenet.scan(put({dog: "x", jacket: "x", "LOC_synset_mapping.txt": mapping})))
+    names = [entries[name].fields["class_name"] for name in (dog, jacket)]
+    assert names == ["Cardigan (n02113186)", "cardigan (n02963159)"]
 
 
 def test_imagenet_by_devkit_has_ids_in_another_order(put: Put, read: Read) -> None:

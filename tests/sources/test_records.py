@@ -32,10 +32,20 @@ def test_csv_rows_keep_their_line_numbers_and_bad_ones_cost_themselves(put: Put)
     ]
 
 
-def test_a_quote_that_never_ends_is_a_problem_and_not_a_field(put: Put) -> None:
-    found = list(read(put({"t.csv": 'path,note\na.jpg,ok\nb.jpg,"never\nc.jpg,x\n'}) / "t.csv"))
-    assert [item.row["path"] for item in found if isinstance(item, Record)] == ["a.jpg"]
-    assert [item.reason for item in found if isinstance(item, Problem)] == ["unreadable_row"]
+def test_a_quote_that_never_ends_stops_and_its_line_is_named(put: Put) -> None:
+    text = 'path,note\na.jpg,ok\nb.jpg,"never\n' + "c.jpg,x\n" * 2000
+    with pytest.raises(CatalogError, match=r"t\.csv: a quote in line 3 is never closed"):
+        list(read(put({"t.csv": text}) / "t.csv"))
+
+
+@pytest.mark.parametrize("end", ['"d.jpg",x', 'd.jpg,"x"'])
+def test_every_line_that_a_quote_swallows_is_a_problem(put: Put, end: str) -> None:
+    text = f'path,note\na.jpg,ok\nb.jpg,"never\nc.jpg,x\n{end}\ne.jpg,x\n'
+    found = list(read(put({"t.csv": text}) / "t.csv"))
+    assert [item.row["path"] for item in found if isinstance(item, Record)] == ["a.jpg", "e.jpg"]
+    problems = [item for item in found if isinstance(item, Problem)]
+    assert [(p.name, p.reason) for p in problems] == [(f"t.csv:{n}", "unreadable_row") for n in (3, 4, 5)]
+    assert all("in the row of lines 3 to 5" in p.detail for p in problems)
 
 
 def test_cells_may_be_cut_otherwise(put: Put) -> None:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from datakit.errors import CatalogError
-from datakit.recipe import CatalogUse
+from datakit.recipe import CatalogUse, Plan, Recipe, Step, Store
 from datakit.sources.scan import KEY, key_of, scan
+from datakit.stage import Ref
 from datakit.store.listing import Listing
 from datakit.store.rows import read_table
+from datakit.store.steps import Steps
 
 TOML = """
 title = "Toy"
@@ -78,6 +84,93 @@ def test_equal_data_elsewhere_has_the_same_checksum_and_a_changed_byte_has_not(
     victim.write_bytes(data)
     os.utime(victim, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
     assert listed(moved, tmp_path / "b").checksum != first.checksum
+
+
+def images(listing: Listing) -> dict[str, bytes]:
+    """Every image of a listing, by name, as a step would read it."""
+    use = listing.use
+    step = Step(verb="catalogs", uses=(use,))
+    plan = Plan(Recipe(store=Store(step=step, image_format=Ref(loaded="JPEG"))), {use.id: listing.checksum})
+    rows = Steps(root=listing.folder.parent, plan=plan, listings={use.id: listing}).rows(step)
+    names = rows.table(["name"])["name"].to_pylist()
+    return dict(zip(names, (image.encoded for image in rows.images()), strict=True))
+
+
+def test_a_listing_outlives_a_move_of_itself(tmp_path: Path) -> None:
+    rows = [{"image": {"bytes": bytes([n]), "path": f"{n}.jpg"}, "class_name": "a"} for n in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    use = CatalogUse(name="parquet", source=str(tmp_path / "t.parquet"))
+    first = scan(use, tmp_path / "out" / "listings")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    moved = scan(use, tmp_path / "moved" / "listings")
+    assert moved.checksum == first.checksum
+    assert images(moved) == {f"{n}.jpg": bytes([n]) for n in range(3)}
+
+
+def test_a_listing_outlives_a_move_of_images_beside_their_table(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "photos" / "x").mkdir(parents=True)
+    for name in ("1.jpg", "x/2.jpg"):
+        (tmp_path / "photos" / name).write_text(name)
+    (tmp_path / "tables" / "t.csv").write_text("path\n1.jpg\nx/2.jpg\n")
+
+    def listing(photos: str) -> Listing:
+        options = (("images", str(tmp_path / photos)),)
+        return scan(
+            CatalogUse(name="csv", source=str(tmp_path / "tables"), options=options), tmp_path / "listings"
+        )
+
+    first = listing("photos")
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    assert listing("elsewhere").checksum == first.checksum
+    assert images(listing("elsewhere")) == {"1.jpg": b"1.jpg", "x/2.jpg": b"x/2.jpg"}
+
+
+def test_images_at_another_place_in_their_shards_are_another_listing(tmp_path: Path) -> None:
+    def listing(*names: str) -> Listing:
+        with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.USTAR_FORMAT) as file:
+            for name in names:
+                info = tarfile.TarInfo(f"{name}.jpg")
+                info.size = len(name)
+                file.addfile(info, io.BytesIO(name.encode()))
+        return scan(CatalogUse(name="webdataset", source=str(tmp_path)), tmp_path / "listings")
+
+    first, second = listing("a", "b"), listing("b", "a")
+    assert second.checksum != first.checksum
+    assert images(second) == {"a": b"a", "b": b"b"}
+
+
+def test_what_could_not_be_read_is_tried_again(
+    toy_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, real = toy_folder(images=1), os.open
+    opened = listed(source, tmp_path / "a")
+
+    def locked(path: str, *more: int, **named: int) -> int:
+        if str(path).endswith("00.jpg"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *more, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", locked)
+        closed = listed(source, tmp_path / "b")
+    assert set(read_table(closed.path)["content"].to_pylist()) == {""}
+    assert listed(source, tmp_path / "b").checksum == opened.checksum
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("levles = 1", r"options\.levles is no option of the reader imagefolder; did you mean levels"),
+        ("colour = 3", "options.colour is no option of the reader imagefolder; it has levels"),
+        ('levels = "1"', "options.levels is '1': must be of type int"),
+    ],
+)
+def test_an_option_that_the_reader_has_not_is_named(tmp_path: Path, option: str, message: str) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "toy.toml").write_text(TOML.replace("levels = -1", option))
+    with pytest.raises(CatalogError, match=message):
+        scan(CatalogUse(name=str(tmp_path / "toy.toml"), source=str(tmp_path / "s")), tmp_path / "listings")
 
 
 def test_a_wrong_path_and_a_folder_without_images_are_named(tmp_path: Path) -> None:

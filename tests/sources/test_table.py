@@ -169,6 +169,15 @@ def test_a_folder_must_hold_one_table(put: Put) -> None:
         list(scan(None, suffix="csv"))
 
 
+def test_levels_that_differ_in_case_stop(put: Put) -> None:
+    rows = [{"path": "1.jpg", "kind": "Fisch"}, {"path": "2.jpg", "kind": "fisch"}]
+    table = write(put(["1.jpg", "2.jpg"]) / "t.csv", rows)
+    with pytest.raises(CatalogError, match="in the taxonomy 'Fisch' and 'fisch' differ in case"):
+        list(scan(table, taxonomy=["kind"]))
+    folded = scan(table, taxonomy=["kind"], fold_case=True)
+    assert [entry.fields["taxonomy"] for entry in folded] == [["Fisch"]] * 2  # type: ignore[union-attr]
+
+
 def test_classes_that_differ_in_case_stop(put: Put) -> None:
     rows = [{"path": "1.jpg", "class_name": "Rose"}, {"path": "2.jpg", "class_name": "rose"}]
     table = write(put(["1.jpg", "2.jpg"]) / "t.csv", rows)

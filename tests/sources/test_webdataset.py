@@ -16,6 +16,7 @@ import pytest
 from datakit.blob import Blob
 from datakit.errors import CatalogError
 from datakit.sources.webdataset import braces, scan, shards_of
+from datakit.store.owned import claim
 from datakit.store.tree import Layout, ShardPlan, write_shard
 
 Read = Callable[..., Any]
@@ -85,6 +86,27 @@ def test_what_is_no_sample_is_named(tmp_path: Path, read: Read) -> None:
     assert problems[-1].detail == "in 1.tar, and before in 0.tar; the first is kept"
 
 
+def test_links_in_a_tar_are_counted_and_not_followed(tmp_path: Path, read: Read) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.USTAR_FORMAT) as file:
+        for name, kind in [
+            ("a", tarfile.DIRTYPE),
+            ("a/0.jpg", tarfile.REGTYPE),
+            ("a/1.jpg", tarfile.LNKTYPE),
+            ("a/2.jpg", tarfile.LNKTYPE),
+            ("a/3.jpg", tarfile.SYMTYPE),
+        ]:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "a/0.jpg"
+            file.addfile(info, io.BytesIO(b""))
+    entries, problems = read(scan(tmp_path / "s.tar"))
+    assert set(entries) == {"a/0"}
+    assert [(p.name, p.reason, p.dropped) for p in problems] == [
+        ("s.tar: hard link 1", "not_a_file", False),
+        ("s.tar: hard link 2", "not_a_file", False),
+        ("s.tar: symlink 1", "not_a_file", False),
+    ]
+
+
 def test_the_picture_of_several_is_the_one_named(tmp_path: Path, read: Read, bytes_of: Any) -> None:
     shard = tar(
         tmp_path / "s.tar", sample("0", **{"png": b"plain", "seg.png": b"mask", "depth.png": b"depth"})
@@ -120,6 +142,19 @@ def test_patterns_mean_what_a_shell_means(tmp_path: Path) -> None:
         found("u-*.tar")
     with pytest.raises(CatalogError, match="give source"):
         list(scan(None))
+
+
+def test_a_shard_may_be_called_as_a_pattern_is(tmp_path: Path) -> None:
+    for name in ("set[1]/s.tar", "s-{0,1}.tar"):
+        assert shards_of(str(tar(tmp_path / name, []))) == [tmp_path / name]
+
+
+def test_shards_of_a_build_within_the_source_are_not_of_the_source(tmp_path: Path) -> None:
+    shards = [tar(tmp_path / name, []) for name in ("a/0.tar", "b/1.tar")]
+    claim(tmp_path / "builds" / "first")
+    tar(tmp_path / "builds" / "first" / "data" / "train-00000-of-00001.tar", [])
+    tar(tmp_path / "builds" / "first" / ".datakit" / "steps" / "00000.tar", [])
+    assert shards_of(str(tmp_path)) == shards
 
 
 @pytest.fixture

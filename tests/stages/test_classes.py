@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datakit.errors import CatalogError, StageError
+from datakit.errors import CatalogError, ConfigError, StageError
 from datakit.stage import Ref
 from datakit.stages.classes import class_features, class_table
-from datakit.stages.columns import TableRows
+from datakit.stages.columns import TableRows, unit_vectors
 
 
 def rows(*samples: dict[str, Any]) -> TableRows:
@@ -77,6 +77,12 @@ def test_a_class_with_several_labels_has_none_and_with_two_parents_is_refused() 
         class_table()(torn)
 
 
+def test_classes_named_by_signs_are_as_many_units() -> None:
+    signs = "∑∫=%-☀≠"
+    found = class_table()(rows(*({"class_name": sign} for sign in signs)))
+    assert len(set(found["unit"].to_pylist())) == len(signs)
+
+
 def test_class_features_are_mean_directions() -> None:
     samples = rows({"class_name": "a"}, {"class_name": None}, {"class_name": "a"}, {"class_name": "b"})
     vectors = [[1.0, 0.0], [9.0, 9.0], [0.0, 2.0], [0.0, 3.0]]
@@ -84,6 +90,50 @@ def test_class_features_are_mean_directions() -> None:
     found = class_features(features=Ref.of(features))(samples)
     assert found["class_name"].to_pylist() == ["a", "b"]
     assert np.allclose(found["attributes"].to_pylist(), [[0.5**0.5, 0.5**0.5], [0, 1]])
+
+
+def vectors(name: str, values: list[list[float] | None]) -> Ref[Any]:
+    return Ref.of(TableRows(pa.table({name: pa.array(values, pa.list_(pa.float32()))})))
+
+
+def test_a_class_is_described_by_the_images_of_its_own_pool() -> None:
+    pools = ("main", "outliers", "far", None)
+    samples = rows(*({"class_name": "star", "pool": pool} for pool in pools))
+    features = vectors("features", [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1.0, 0.0]])
+    assert class_features(features=features)(samples).to_pylist() == [
+        {"pool": "far", "class_name": "star", "attributes": [-1.0, 0.0]},
+        {"pool": "main", "class_name": "star", "attributes": [1.0, 0.0]},
+    ]
+
+
+def test_images_without_attributes_do_not_count() -> None:
+    samples = rows(*({"class_name": name} for name in "aabc"), {"class_name": "web", "pool": "outliers"})
+    column = vectors("traits", [[3.0, 4.0], None, None, [], None])
+    found = class_features(features=column, name="traits")(samples)
+    assert found["class_name"].to_pylist() == ["a"]
+    assert np.allclose(found["attributes"].to_pylist(), [[0.6, 0.8]])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("trait", [[1.0], [2.0], [3.0]], "attributes=trait: no such column; did you mean traits"),
+        ("traits", ["1 2", "3", "4"], "attributes=traits: the column holds string"),
+        ("traits", [["x"], ["y"], ["z"]], "attributes=traits: the column holds list<"),
+        ("traits", [None, None, None], "attributes=traits: the column holds null"),
+        ("traits", [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]], "class b has 1 numbers and class a 2"),
+        (
+            "traits",
+            [[1.0, 2.0], [3.0, None], [4.0, 5.0]],
+            "class b has a vector with a value that is no number",
+        ),
+    ],
+)
+def test_a_column_that_holds_no_attributes_is_refused_in_words(name: str, values: Any, message: str) -> None:
+    samples = rows(*({"class_name": name} for name in "abc"))
+    column = Ref.of(TableRows(pa.table({"traits": values})))
+    with pytest.raises(ConfigError, match=message):
+        class_features(features=column, name=name)(samples)
 
 
 def test_features_of_other_rows_or_with_holes_are_refused() -> None:
@@ -97,3 +147,9 @@ def test_features_of_other_rows_or_with_holes_are_refused() -> None:
     holes = TableRows(pa.table({"features": [[1.0], None]}))
     with pytest.raises(StageError, match="1 rows have no features"):
         class_features(features=Ref.of(holes))(samples)
+
+
+def test_vectors_of_unequal_length_are_not_cut_anew() -> None:
+    ragged = TableRows(pa.table({"features": [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]]}))
+    with pytest.raises(StageError, match="features: vectors of 2 and of 1 numbers"):
+        unit_vectors(ragged, name="features")

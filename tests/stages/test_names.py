@@ -24,6 +24,9 @@ from datakit.stages.names import canonical, collisions, normal_name
         ("houses", "house"),
         ("glasses", "glass"),
         ("birds of prey", "bird of prey"),
+        ("bird #1", "Bird 1"),
+        ("\u2600", "\u2600\ufe0f"),
+        ("％", " %"),
     ],
 )
 def test_spellings_of_one_name_are_one(one: str, other: str) -> None:
@@ -32,7 +35,8 @@ def test_spellings_of_one_name_are_one(one: str, other: str) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("737-300", "737-400"), ("BMW 1.5", "BMW 15"), ("cap", "cape"), ("C++", "C"), ("bus", "bu"), ("か", "が"),
+    [("737-300", "737-400"), ("BMW 1.5", "BMW 15"), ("cap", "cape"), ("C++", "C"), ("C#", "C"), ("C#", "C++"),
+     ("\u2211", "\u222b"), ("%", "="), ("=", "\u2260"), ("\u2600", ""), ("bus", "bu"), ("か", "が"),
      ("glass", "gla"), ("iris", "iri")],
 )  # fmt: skip
 def test_different_names_stay_different(one: str, other: str) -> None:

@@ -317,6 +317,22 @@ def test_attribute_tiers_come_from_class_vectors() -> None:
     assert {row["nearest_id_class"] for row in made if row["role"] == "ood"} == {"bird 09"}
 
 
+def test_classes_of_one_name_in_several_pools_are_measured_by_their_own_vectors() -> None:
+    """Outliers need no attributes; a far class may have the name of a main class that is too small to use."""
+    others = {"main": (1, [1.0, 0.0]), "far": (3, [0.0, 1.0]), "outliers": (2, None)}
+    rocks = [row | {"traits": v} for pool, (n, v) in others.items() for row in beside(pool, ["rock"], n)]
+    samples = birds(traits=lambda c, i: [1.0, 0.01 * c]) + rocks
+    rows = table_of(samples)
+    attributes = Ref.of(class_features(features=Ref.of(rows), name="traits")(rows))
+    made = make(samples, tiers="attributes", attributes=attributes)
+    far, main = ([row for row in made if row["pool"] == p and row["role"] == "ood"] for p in ("far", "main"))
+    assert (
+        far and {row["tier"] for row in far} == {"far"} and {row["nearest_id_class"] for row in far} != {None}
+    )
+    assert all(row["attr_distance"] > 0.8 for row in far)
+    assert main and all(row["attr_distance"] < 0.01 for row in main)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

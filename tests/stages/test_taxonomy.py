@@ -68,10 +68,17 @@ def test_attribute_tiers_are_thirds_by_distance() -> None:
 def test_attribute_vectors_come_from_a_table_scaled_to_one() -> None:
     import pyarrow as pa
 
-    table = pa.table({"class_name": ["a", "b"], "attributes": [[3.0, 4.0], [0.0, 0.0]]})
-    vectors = class_vectors(table)
+    table = pa.table(
+        {
+            "pool": ["far", "main", "main", "main"],
+            "class_name": ["a", "a", "b", "unused"],
+            "attributes": [[1.0, 0.0], [3.0, 4.0], [0.0, 0.0], [1.0, 1.0]],
+        }
+    )
+    vectors = class_vectors(table, {"a": "main", "b": "main"})
     assert vectors["a"].tolist() == pytest.approx([0.6, 0.8]) and vectors["b"].tolist() == [0, 0]
-    assert class_vectors(None) == {}
+    assert class_vectors(table, {"a": "far"})["a"].tolist() == [1, 0]
+    assert len(vectors) == 2 and class_vectors(None, {}) == {}
 
 
 def tree() -> dict[str, tuple[str, ...]]:
@@ -90,6 +97,15 @@ def test_leaves_and_subtrees_are_held_out_by_their_shares(seed: int) -> None:
     assert counts == {"near": 20, "mid": 10, "far": 20}
     siblings = {paths[name] for name in held if places[name].tier == "near"}
     assert all(sum(paths[name] == family for name in known) >= 2 for family in siblings)
+
+
+@pytest.mark.parametrize("wanted", [7, 15, 23])
+def test_two_halves_that_are_rounded_up_make_no_more_classes_than_are_wanted(wanted: int) -> None:
+    paths = {f"{o}{f}": (f"order {o}", f"family {o}{f}") for o in "abcdefgh" for f in "wxyz"}
+    shares = {"near": 0.0, "mid": 0.5, "far": 0.5}
+    for seed in range(4):
+        held = draw_by_taxonomy([[name] for name in paths], paths, wanted, rng_for(seed), shares, 1)
+        assert len(held) == wanted
 
 
 def test_a_unit_is_held_out_whole_or_not_at_all() -> None:

@@ -11,9 +11,14 @@ from typing import Any
 
 import pytest
 
-from datakit.store.croissant import CONTEXT, REQUIRED, missing_required
+from datakit.store.croissant import CONTEXT
 from datakit.store.layout import StoreInfo
 
+# By Croissant 1.1; mlcroissant itself is silent on most of it.
+REQUIRED = (
+    "@context", "@type", "conformsTo", "name", "description", "license", "url", "creator", "datePublished",
+    "distribution",
+)  # fmt: skip
 VALIDATE = """
 import json, sys, mlcroissant
 from mlcroissant._src.core.context import Context, CroissantVersion
@@ -56,11 +61,9 @@ def test_the_validator_does_find_what_it_looks_for(store_root: Path, tmp_path: P
     assert validated(path)["errors"]
 
 
-def test_required_parts_are_there_and_their_absence_is_seen(store_root: Path, toy_info: StoreInfo) -> None:
+def test_required_parts_are_there(store_root: Path, toy_info: StoreInfo) -> None:
     document = json.loads((store_root / "croissant.json").read_bytes())
-    assert missing_required(document) == []
-    for name in REQUIRED:
-        assert missing_required({**document, name: None}) == [name]
+    assert [name for name in REQUIRED if not document.get(name)] == []
     assert document["license"] == ["https://spdx.org/licenses/CC-BY-4.0", "https://spdx.org/licenses/MIT"]
     assert document["prov:wasDerivedFrom"] == [{"@id": "https://example.org/source"}]
     assert document["citeAs"] == toy_info.citation

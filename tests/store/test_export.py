@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from datakit.errors import ConfigError, StoreError
 from datakit.store.export import export_imagefolder, export_openood, export_words
 from datakit.store.reader import open_store
+from datakit.store.tree import Layout, finish_tree, write_shard
 
 Build = Callable[..., dict[str, Any]]
 LISTS = "benchmark_imglist/toy-birds"
@@ -104,8 +107,50 @@ def test_labels_against_the_meaning_of_their_list(
         export_openood(open_store(tmp_path / "s"), tmp_path / "out", selection="bad")
 
 
+def test_labels_are_those_of_the_layout_and_a_selection_may_give_its_own(
+    tmp_path: Path, toys: list[Any], toy_layout: Layout, toy_info: Any
+) -> None:
+    layout = Layout(label="y", class_names=toy_layout.class_names)
+    entries = []
+    for toy in toys:
+        rows = toy.rows.rename_columns({"label": "y"})
+        rows = rows.append_column("label", pa.array([5] * rows.num_rows, pa.int64()))
+        entries.append(write_shard(tmp_path / "s", toy.plan, rows, toy.images, layout=layout))
+    keys = [row["__key__"] for toy in toys for row in toy.rows.to_pylist()]
+    plain = pa.table({"key": keys[:20], "split": ["test"] * 20})
+    lists = {"anew": plain.append_column("label", pa.array(range(20))), "same": plain}
+    finish_tree(tmp_path / "s", entries=entries, layout=layout, info=toy_info, selections=lists)
+    own = [number % 3 for number in range(20)]
+    for selection, split, wanted in (
+        (None, "train", own),
+        ("same", "test", own),
+        ("anew", "test", [*range(20)]),
+    ):
+        out = tmp_path / f"out-{selection}"
+        export_openood(open_store(tmp_path / "s"), out, selection=selection)
+        assert [label for _, label in lines(out / LISTS / f"{split}_toy-birds.txt")] == wanted
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        (["near_ood", "test_near"], "near_ood and test_near would share the list test_near.txt"),
+        (["outliers", "train_oe"], "outliers and train_oe would share the list train_oe.txt"),
+        (["../near_ood", "train"], r"'\.\./near_ood' is no name for a split"),
+    ],
+)
+def test_splits_that_have_no_list_of_their_own_are_refused_before_anything_is_written(
+    tmp_path: Path, build_store: Build, splits: list[str], said: str
+) -> None:
+    table = pa.table({"key": ["bird-0000", "bird-0001"], "split": splits, "label": [-1, -1]})
+    build_store(tmp_path / "s", selections={"odd": table})
+    with pytest.raises(ConfigError, match=said):
+        export_openood(open_store(tmp_path / "s"), tmp_path / "out", selection="odd")
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
 def test_class_folders_are_safe_and_distinct(tmp_path: Path, build_store: Build, store_root: Path) -> None:
-    names = ["Caracal caracal", "caracal/Caracal", "../up", "=cmd()", "日本", None]
+    names = ["Caracal caracal", "caracal/Caracal", "../up", "=cmd()", "日本", None, "none"]
     keys = open_store(store_root)["train"].keys[: len(names)]
     table = pa.table(
         {"key": keys, "split": ["near_ood"] * len(keys), "label": [-1] * len(keys), "class_name": names}
@@ -129,6 +174,10 @@ def test_exports_are_repeatable_and_go_on_after_a_kill(
     images = sorted((out / "images_classic").rglob("*.jpg"))
     images[0].unlink()
     images[1].write_bytes(b"torn")
+    images[2].write_bytes(bytes(images[2].stat().st_size))  # as a power cut leaves it
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    images[3].with_name(f"{images[3].name}.part-{dead.pid}").write_bytes(b"torn")
     (out / LISTS / "labels.csv").unlink()
     export_openood(open_store(store_root), out)
     files = sorted(path.relative_to(exported) for path in exported.rglob("*") if path.is_file())
@@ -143,6 +192,26 @@ def test_a_folder_with_other_files_is_refused(store_root: Path, tmp_path: Path) 
     export_openood(open_store(store_root), tmp_path / "out")
     with pytest.raises(ConfigError, match="no export of this store"):
         export_openood(open_store(store_root), tmp_path / "out", selection="seed1")
+
+
+def test_a_file_where_the_folder_should_be_is_refused(store_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="file is a file; give a folder as out"):
+            export_imagefolder(open_store(store_root), out)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_keys_in_the_sidecar_are_the_stores_own(
+    tmp_path: Path, toys: list[Any], toy_layout: Layout, toy_info: Any
+) -> None:
+    toy = toys[0]
+    keys = [f"-a{number}" for number in range(toy.rows.num_rows)]  # a formula, to a spreadsheet
+    rows = toy.rows.set_column(0, "__key__", pa.array(keys))
+    entry = write_shard(tmp_path / "s", replace(toy.plan, of=1), rows, toy.images, layout=toy_layout)
+    finish_tree(tmp_path / "s", entries=[entry], layout=toy_layout, info=toy_info)
+    export_openood(open_store(tmp_path / "s"), tmp_path / "out")
+    assert [row["key"] for row in sidecar(tmp_path / "out")] == keys
 
 
 def test_imagefolder_loads_in_torchvision(store_root: Path, tmp_path: Path) -> None:

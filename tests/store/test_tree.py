@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -244,9 +245,13 @@ def test_what_does_not_make_a_store_is_refused_before_the_manifest(
         finish(selections={"seed1": pa.concat_tables([selection, selection])})
     with pytest.raises(ConfigError, match="lacks the column split"):
         finish(selections={"seed1": pa.table({"key": ["bird-0000"]})})
-    for path in ("../escaped", "/escaped", ".datakit/x", ""):
+    for path in ("../escaped", "/escaped", ".datakit/x", "", ".", "two\nlines", "two\u2028lines"):
         with pytest.raises(StoreError, match="no path of a file within a store"):
             finish(extra_files={path: b""})
+    with pytest.raises(StoreError, match="no path of a file within a store"):
+        finish(selections={"../../escaped": selection})
+    with pytest.raises(StoreError, match=r"train-00000-of-00003\.parquet was written with another layout"):
+        finish(layout=Layout(metadata=("score",)))
     (tmp_path / entries[0].tar.path).write_bytes(b"changed meanwhile")
     with pytest.raises(StoreError, match=r"00000-of-00003\.tar .* changed since it was written"):
         finish()
@@ -280,6 +285,52 @@ def test_extra_files_are_copied_and_listed(tmp_path: Path, build_store: Build) -
     assert (tmp_path / "out" / "report" / "index.html").read_text() == "<p>report"
     assert manifest["files"]["report/index.html"]["bytes"] == 9
     assert verify(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "manifest.json",
+        "README.md",
+        "./README.md",
+        "data/train.index.json",
+        "data/train-00000-of-00003.tar",
+        "data//train-00000-of-00003.tar",
+        "data/more-00000-of-00001.tar",
+        "metadata/test-extra.parquet",
+        "arrow/train/x.arrow",
+        "lists/mine.parquet",
+    ],
+)
+def test_an_extra_file_takes_no_place_of_the_stores_own_nor_looks_like_a_shard(
+    tmp_path: Path, build_store: Build, store_root: Path, path: str
+) -> None:
+    with pytest.raises(ConfigError, match="the store's own; give the file another name"):
+        build_store(tmp_path, extra_files={path: b"x"})
+    build_store(tmp_path)
+    assert published(tmp_path) == published(store_root)
+
+
+@pytest.mark.parametrize("path", ["../escaped", "/escaped", "two\nlines"])
+def test_a_path_that_was_refused_is_in_nobodys_way(
+    tmp_path: Path, build_store: Build, store_root: Path, path: str
+) -> None:
+    with pytest.raises(StoreError, match="no path of a file within a store"):
+        build_store(tmp_path, extra_files={path: b"", "report.txt": b""})
+    build_store(tmp_path)
+    assert published(tmp_path) == published(store_root)
+
+
+def test_a_copy_without_our_folder_is_no_store_while_it_is_rewritten(
+    tmp_path: Path, toys: list[Any], build_store: Build, store_root: Path
+) -> None:
+    copy = Path(shutil.copytree(store_root, tmp_path / "copy", ignore=shutil.ignore_patterns(".datakit")))
+    toy = toys[0]
+    write_shard(copy, toy.plan, toy.rows.slice(0, 3), toy.images[:3], layout=Layout())
+    with pytest.raises(StoreError, match="no store"):
+        open_store(copy)
+    build_store(copy)
+    assert published(copy) == published(store_root)
 
 
 @pytest.mark.parametrize("split", ["near-ood", "All", "all", "", "a" * 49, "../x", "1st"])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import shutil
+import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datakit.errors import StoreError
 from datakit.store.contents import canonical
-from datakit.store.metadata import to_parquet
+from datakit.store.layout import Layout, ShardPlan, StoreInfo
+from datakit.store.metadata import LOCATION, to_parquet, with_location
+from datakit.store.reader import open_store
 from datakit.store.tar import TarWriter
 from datakit.store.tar_reader import iter_samples
+from datakit.store.tree import finish_tree, write_shard
 from datakit.store.verify import verify
 
 TAR = "data/train-00001-of-00003.tar"
@@ -30,7 +38,7 @@ def copy(store_root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store_root, tmp_path / "copy"))
 
 
-def reseal(root: Path) -> None:
+def reseal(root: Path, change: Callable[[dict[str, Any]], Any] = lambda manifest: None) -> None:
     """Make the manifest vouch for the files as they are now: only a comparison of contents can tell."""
     manifest = json.loads((root / "manifest.json").read_bytes())
 
@@ -43,6 +51,7 @@ def reseal(root: Path) -> None:
         for shard in split["shards"]:
             for form in ("tar", "metadata", "arrow"):
                 shard[form] |= now(shard[form]["path"])
+    change(manifest)
     body = {name: value for name, value in manifest.items() if name != "digest"}
     sealed = {**body, "digest": hashlib.sha256(canonical(body)).hexdigest()}
     (root / "manifest.json").write_bytes(canonical(sealed))
@@ -109,7 +118,6 @@ def test_missing_and_unlisted_files(copy: Path) -> None:
     (copy / ".datakit" / "x.tar").write_bytes(b"")
     assert found(copy, deep=True) == {
         (ROWS, "missing"),
-        (ROWS, "count"),
         ("LICENSE", "missing"),
         ("data/train-00003-of-00003.tar", "unlisted"),
         ("data/train-00001-of-00003.tar.part-77", "unfinished"),
@@ -126,23 +134,41 @@ def test_no_manifest_or_a_changed_one(copy: Path, tmp_path: Path) -> None:
 
 
 def rewrite_rows(root: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    (root / ROWS).write_bytes(to_parquet(change(pq.read_table(root / ROWS))))
+    rows = pq.read_table(root / ROWS)
+    marks = {name.decode(): value.decode() for name, value in rows.schema.metadata.items()}
+    (root / ROWS).write_bytes(to_parquet(change(rows), marks))
+
+
+def rewrite_arrow(root: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    with pa.ipc.open_stream((root / ARROW).read_bytes()) as stream:
+        table = change(stream.read_all())
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    (root / ARROW).write_bytes(sink.getvalue())
+
+
+def with_values(table: pa.Table, name: str, change: Callable[[list[Any]], list[Any]]) -> pa.Table:
+    at, field = table.column_names.index(name), table.schema.field(name)
+    return table.set_column(at, field, pa.array(change(table[name].to_pylist()), field.type))
 
 
 def rewrite_tar(root: Path, change: Callable[[int, dict[str, bytes]], dict[str, bytes] | None]) -> None:
     """The shard anew, and its rows' places with it, so that only what `change` did is wrong."""
-    samples = list(iter_samples(root / TAR))
+    samples, sizes = list(iter_samples(root / TAR)), []
     with TarWriter(root / TAR) as tar:
         for number, (record, fields) in enumerate(samples):
             if (changed := change(number, fields)) is not None:
                 tar.add(record.key, changed)
-    records = tar.record.records
-    table = pq.read_table(root / ROWS)
-    if len(records) == table.num_rows:
-        for name in ("offset", "size", "xxh3"):
-            column = pa.array([getattr(record, name) for record in records], table.schema.field(name).type)
-            table = table.set_column(table.column_names.index(name), name, column)
-        (root / ROWS).write_bytes(to_parquet(table))
+                sizes.append(len(changed["jpg"]))
+    records, plan = tar.record.records, ShardPlan(split="train", index=1, of=3)
+    if len(records) == len(samples):
+        rewrite_rows(
+            root,
+            lambda rows: with_location(
+                rows.drop_columns(LOCATION.names), records, sizes, plan=plan, extension="jpg"
+            ),
+        )
 
 
 def test_rows_in_another_order_than_the_tar(copy: Path) -> None:
@@ -187,6 +213,243 @@ def test_a_sample_that_is_not_what_the_metadata_says(
     assert {p.key for p in problems} == {"bird-0010"}
 
 
+def test_one_sample_more_in_the_tar(copy: Path) -> None:
+    samples = list(iter_samples(copy / TAR))
+    with TarWriter(copy / TAR) as tar:
+        for key, fields in [*((record.key, fields) for record, fields in samples), ("bird-x", samples[0][1])]:
+            tar.add(key, fields)
+    reseal(copy)
+    assert found(copy, deep=True) == {(TAR, "count")}
+
+
+def test_one_row_more_in_the_arrow_file(copy: Path) -> None:
+    rewrite_arrow(copy, lambda table: pa.concat_tables([table, table.slice(0, 1)]))
+    reseal(copy)
+    assert found(copy, deep=True) == {(ARROW, "count")}
+
+
+def test_a_member_of_no_sample_in_the_tar(copy: Path) -> None:
+    data = (copy / TAR).read_bytes()
+    # A directory of 0 bytes, before the end of the archive; other readers step over it as well.
+    member = tarfile.TarInfo("folder")
+    member.type = tarfile.DIRTYPE
+    (copy / TAR).write_bytes(data[:-1024] + member.tobuf(tarfile.USTAR_FORMAT) + data[-1024:])
+    reseal(copy)
+    assert found(copy, deep=True) == {(TAR, "sample")}
+
+
+@pytest.mark.parametrize("name", LOCATION.names)
+def test_a_place_in_the_metadata_that_is_not_the_samples(copy: Path, name: str) -> None:
+    # The last value of each: all of another sample, or for what is one in the shard, of another shard.
+    other = {"split": "test", "shard": "train-00000-of-00003"}
+    rewrite_rows(
+        copy,
+        lambda rows: with_values(rows, name, lambda values: [*values[:-1], other.get(name, values[0])]),
+    )
+    reseal(copy)
+    problems = verify(copy, deep=True).problems
+    assert (TAR, "sample", "bird-0013") in {(p.file, p.reason, p.key) for p in problems}
+    assert {p.key for p in problems} == {"bird-0013"}
+
+
+@pytest.mark.parametrize("name", ["key", "label", "tier", "mean_rgb", "boxes", "image"])
+def test_an_arrow_value_that_is_not_the_metadatas(copy: Path, name: str) -> None:
+    rewrite_arrow(
+        copy,
+        lambda table: with_values(
+            table, name, lambda values: ["far", *values[1:]] if name == "tier" else [values[5], *values[1:]]
+        ),
+    )
+    reseal(copy)
+    problems = verify(copy, deep=True).problems
+    assert {(p.file, p.key) for p in problems} == {(ARROW, "bird-0007")}
+
+
+def test_a_column_of_the_metadata_alone_that_the_arrow_file_has_otherwise(copy: Path) -> None:
+    rewrite_rows(copy, lambda rows: with_values(rows, "tier", lambda values: ["far", *values[1:]]))
+    reseal(copy)
+    assert {(p.file, p.key) for p in verify(copy, deep=True).problems} == {(ARROW, "bird-0007")}
+
+
+def test_a_score_that_is_no_number_is_equal_to_itself(
+    tmp_path: Path, toys: list[Any], toy_info: StoreInfo
+) -> None:
+    toy = replace(toys[0], plan=ShardPlan(split="train", index=0, of=1))
+    rows = with_values(toy.rows, "score", lambda values: [math.nan, *values[1:]])
+    rows = with_values(rows, "mean_rgb", lambda values: [[math.nan], *values[1:]])
+    entry = write_shard(tmp_path, toy.plan, rows, toy.images, layout=Layout())
+    finish_tree(tmp_path, entries=[entry], layout=Layout(), info=toy_info)
+    assert verify(tmp_path, deep=True).ok
+
+
+def test_columns_and_features_of_the_arrow_file(copy: Path) -> None:
+    data = (copy / ARROW).read_bytes()
+    for change in (
+        lambda table: table.drop_columns("tier"),
+        lambda table: table.replace_schema_metadata(None),
+        lambda table: table.replace_schema_metadata({"huggingface": '{"info": {"features": {}}}'}),
+    ):
+        rewrite_arrow(copy, change)
+        reseal(copy)
+        assert found(copy, deep=True) == {(ARROW, "sample")}
+        (copy / ARROW).write_bytes(data)
+
+
+def test_metadata_without_a_column_that_is_needed(copy: Path) -> None:
+    for name, reasons in (("key", {"count", "sample"}), ("offset", {"sample"}), ("label", {"sample"})):
+        data = (copy / ROWS).read_bytes()
+        rewrite_rows(copy, lambda rows, name=name: rows.drop_columns(name))  # type: ignore[misc]
+        reseal(copy)
+        assert found(copy, deep=True) == {(ROWS, reason) for reason in reasons}
+        (copy / ROWS).write_bytes(data)
+
+
+def test_too_few_rows_before_a_damaged_header(copy: Path) -> None:
+    record = list(iter_samples(copy / TAR))[5][0]
+    data = bytearray((copy / TAR).read_bytes())
+    data[record.offset + 3] ^= 1
+    (copy / TAR).write_bytes(data)
+    rewrite_rows(copy, lambda rows: rows.slice(0, 3))
+    assert found(copy, deep=True) == {(ROWS, "size"), (TAR, "digest")}
+    reseal(copy)
+    assert found(copy, deep=True) >= {(ROWS, "count"), (TAR, "sample"), (ARROW, "count")}
+
+
+def forge(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(manifest: dict[str, Any]) -> None:
+        *parents, last = path.split("/")
+        for name in parents:
+            manifest = manifest[int(name) if isinstance(manifest, list) else name]
+        manifest[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        forge("samples", 33),
+        forge("splits/train/samples", 21),
+        forge("split_order", ["train", "test"]),
+        forge("split_order", ["train", "test", "near_ood", "near_ood"]),
+        forge("selections", []),
+        forge("selections", ["seed1", "seed2"]),
+        forge("layout/image_extension", "gif"),
+        forge("layout/arrow", False),
+        forge("splits/train/shards/1/metadata/path", "../outside.parquet"),
+        forge("splits/train/shards/1/metadata/bytes", 1),
+        forge("splits/train/shards/1/index", 0),
+        forge("files/LICENSE", {"bytes": None, "sha256": ""}),
+        forge("files/.", {"bytes": 0, "sha256": ""}),
+        forge("files/data\u2028", {"bytes": 0, "sha256": ""}),
+        lambda manifest: manifest["splits"]["near_ood"]["shards"].pop(),
+        lambda manifest: (manifest["splits"].pop("near_ood"), manifest["split_order"].remove("near_ood")),
+        lambda manifest: manifest["files"].pop(ROWS),
+        lambda manifest: manifest["files"].pop("lists/seed1.parquet"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself(copy: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    reseal(copy, change)
+    assert found(copy) == {("manifest.json", "manifest")}
+    with pytest.raises(StoreError):
+        open_store(copy)
+
+
+def test_a_manifest_that_is_a_folder(copy: Path) -> None:
+    (copy / "manifest.json").unlink()
+    (copy / "manifest.json").mkdir()
+    assert found(copy, deep=True) == {("manifest.json", "manifest")}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "LICENSE", "croissant.json", "data/test.index.json", "arrow/dataset_dict.json",
+     "arrow/test/state.json", "arrow/test/dataset_info.json"],
+)  # fmt: skip
+def test_a_file_that_every_store_has_is_neither_there_nor_listed(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    manifest = json.loads((copy / "manifest.json").read_bytes())
+    del manifest["files"][name]
+    (copy / "manifest.json").write_bytes(canonical(manifest))
+    reseal(copy)
+    assert found(copy) == {(name, "missing")}
+
+
+def test_a_layout_that_is_not_the_shards(copy: Path) -> None:
+    reseal(copy, forge("layout/class_names", ["a", "b", "c"]))
+    assert verify(copy).ok
+    assert {(ROWS, "manifest"), (ARROW, "sample")} <= found(copy, deep=True)
+
+
+def test_a_key_that_comes_twice(copy: Path) -> None:
+    path = copy / "lists" / "seed1.parquet"
+    table = pq.read_table(path)
+    path.write_bytes(to_parquet(pa.concat_tables([table, table.slice(31)]).combine_chunks()))
+    reseal(copy)
+    assert [(p.file, p.reason, p.key) for p in verify(copy, deep=True).problems] == [
+        ("lists/seed1.parquet", "count", "bird-0000")
+    ]
+    for name in (TAR, ROWS, ARROW):
+        shutil.copy(copy / name.replace("00001", "00000"), copy / name)
+    reseal(copy)
+    problems = verify(copy, deep=True).problems
+    assert {f"bird-{number:04d}" for number in range(7)} == {
+        p.key for p in problems if p.file == ROWS and "there before" in p.detail
+    }
+
+
+def test_a_folder_that_is_a_link_is_looked_into(copy: Path, tmp_path: Path) -> None:
+    for name in ("data", "arrow/train"):
+        (copy / name).rename(tmp_path / name.replace("/", "-"))
+        (copy / name).symlink_to(tmp_path / name.replace("/", "-"))
+    (copy / "mine").symlink_to(tmp_path)  # nothing of the store behind it
+    assert verify(copy, deep=True).ok
+    (tmp_path / "data" / "train-00003-of-00003.tar").write_bytes(b"")
+    (tmp_path / "arrow-train" / "data-00003-of-00003.arrow").write_bytes(b"")
+    assert found(copy) == {
+        ("data/train-00003-of-00003.tar", "unlisted"),
+        ("arrow/train/data-00003-of-00003.arrow", "unlisted"),
+    }
+
+
+@pytest.fixture
+def small(tmp_path: Path, toys: list[Any], toy_layout: Layout, toy_info: StoreInfo) -> Path:
+    """One shard, one list."""
+    plan, toy = ShardPlan(split="train", index=0, of=1), toys[0]
+    entry = write_shard(tmp_path, plan, toy.rows, toy.images, layout=toy_layout)
+    listed = pa.table({"key": toy.rows["__key__"], "split": ["train"] * 7, "label": [0] * 7})
+    finish_tree(tmp_path, entries=[entry], layout=toy_layout, info=toy_info, selections={"seed1": listed})
+    return tmp_path
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "flips"),
+    [
+        ("metadata/train-00000-of-00001.parquet", 40),
+        ("lists/seed1.parquet", 40),
+        ("arrow/train/data-00000-of-00001.arrow", 20),
+        ("data/train-00000-of-00001.tar", 20),
+        ("data/train.index.json", 20),
+        ("manifest.json", 20),
+    ],
+)
+def test_a_flipped_bit_is_never_raised_and_only_new_digests_can_hide_it(
+    small: Path, name: str, flips: int, sealed: bool
+) -> None:
+    rng, data = np.random.default_rng(53), (small / name).read_bytes()
+    manifest = (small / "manifest.json").read_bytes()
+    for at in rng.integers(len(data), size=flips):
+        changed = bytearray(data)
+        changed[at] ^= 1 << int(rng.integers(8))
+        (small / name).write_bytes(changed)
+        if sealed and name != "manifest.json":
+            reseal(small)
+        reasons = {problem.reason for problem in verify(small, deep=True).problems if problem.file == name}
+        assert sealed or reasons & {"digest", "manifest"}, at
+        (small / "manifest.json").write_bytes(manifest)
+
+
 def test_arrow_files_of_another_shard(copy: Path) -> None:
     shutil.copy(copy / "arrow/train/data-00000-of-00003.arrow", copy / ARROW)
     reseal(copy)
@@ -217,11 +480,7 @@ def test_a_list_with_a_key_that_no_shard_holds(copy: Path) -> None:
 
 
 def test_a_manifest_cannot_point_outside(copy: Path) -> None:
-    manifest = json.loads((copy / "manifest.json").read_bytes())
-    manifest["files"]["../secret"] = {"bytes": 1, "sha256": "0" * 64}
-    body = {name: value for name, value in manifest.items() if name != "digest"}
-    sealed = {**body, "digest": hashlib.sha256(canonical(body)).hexdigest()}
-    (copy / "manifest.json").write_bytes(canonical(sealed))
+    reseal(copy, lambda manifest: manifest["files"].update({"../secret": {"bytes": 1, "sha256": "0" * 64}}))
     report = verify(copy)
     assert [problem.file for problem in report.problems] == ["manifest.json"]
     assert "no path of a file within a store" in report.text()

@@ -17,6 +17,7 @@ from datakit.train import ood_loop
 from datakit.train.data import LoopData
 from datakit.train.ood_loop import LoopOptions, LoopResult, aggregate, run_loop
 from datakit.train.options import DETECTORS, METHODS
+from datakit.train.runtime import pick_device
 
 QUICK = LoopOptions(size=32, epochs=1, finetune_epochs=1, bootstrap=20, device="cpu")
 
@@ -165,13 +166,16 @@ def test_a_missing_torch_is_said_in_one_line(small_data: LoopData, monkeypatch: 
 def test_a_device_that_is_not_there_is_a_wrong_word(small_data: LoopData) -> None:
     with pytest.raises(ConfigError, match="device=toaster"):
         run_loop(small_data, replace(QUICK, device="toaster"), seed=0)
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="no CUDA device"):
-            run_loop(small_data, replace(QUICK, device="cuda"), seed=0)
+
+
+@pytest.mark.parametrize("name", ["meta", "vulkan", f"cuda:{torch.cuda.device_count()}"])
+def test_a_device_that_torch_names_but_cannot_use_is_a_wrong_word(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"device={name} cannot be used"):
+        pick_device(name)
 
 
 def test_importing_the_loop_costs_no_torch() -> None:
-    modules = "datakit.train.ood_loop, datakit.check.metrics, datakit.check.probe"
+    modules = "datakit.train.ood_loop, datakit.train.metrics, datakit.check.probe"
     script = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

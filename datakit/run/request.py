@@ -1,0 +1,82 @@
+"""What a build was asked for: its words told apart, and checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datakit import catalog as catalogs
+from datakit.config import RunOptions, expand, keys, parse, resolved_words, split_word
+from datakit.errors import ConfigError
+from datakit.find import recipe_module
+from datakit.layers import layered
+from datakit.recipe import CatalogUse, Recipe, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked: a recipe, its words, how to run, where to."""
+
+    recipe: str
+    words: tuple[str, ...]
+    out: Path
+    run: RunOptions = field(default_factory=RunOptions)
+
+    @property
+    def root(self) -> Path:
+        """Where steps and listings are."""
+        return Path(self.run.cache).expanduser().absolute() if self.run.cache else self.out / ".datakit"
+
+
+def request(words: Iterable[str]) -> Request:
+    """Words of a build told apart: `recipe=`, `out=`, `run.*`, and the recipe's own. Raises ConfigError."""
+    recipe, out, run, own = "", "", [], []
+    for word in expand(words):
+        name, _, text = split_word(word)
+        if name == "recipe":
+            recipe = text
+        elif name == "out":
+            out = text
+        elif name.startswith("run."):
+            run.append(word)
+        else:
+            own.append(word)
+    if not recipe:
+        raise ConfigError("which recipe? give recipe=NAME (`datakit recipes` lists them)")
+    schema = recipe_module(recipe).Config
+    others = ["recipe", "out", *(key.name for key in keys(RunOptions, "run."))]
+    config = parse(schema, layered(schema, Path(recipe).stem, own), others=others)
+    options = parse(RunOptions, layered(RunOptions, "run", run, "run."), "run.")
+    folder = Path(out or f"builds/{Path(recipe).stem}").expanduser().absolute()
+    return Request(recipe=recipe, words=tuple(resolved_words(config)), out=folder, run=options)
+
+
+def catalogs_of(asked: Request) -> list[CatalogUse]:
+    """The catalogs that the recipe uses, each with its options and source looked up. Raises DatakitError.
+
+    The whole recipe is made for it: what is wrong with the words is said before a build writes anything.
+    """
+    module = recipe_module(asked.recipe)
+    uses = _uses(module.recipe(parse(module.Config, asked.words)))
+    for use in uses:
+        catalog = catalogs.load(use.name)
+        catalogs.options(use, catalog)
+        if catalogs.root_of(use, catalog) == asked.out:
+            raise ConfigError(f"out={asked.out} is the source itself; a build never writes into its source")
+    return uses
+
+
+def _uses(recipe: Recipe) -> list[CatalogUse]:
+    """The catalogs of a recipe, each once."""
+    seen: dict[str, CatalogUse] = {}
+    waiting: list[Step] = recipe.targets()
+    visited: set[int] = set()
+    while waiting:
+        step = waiting.pop(0)
+        if id(step) in visited:
+            continue
+        visited.add(id(step))
+        seen.update({use.id: use for use in step.uses})
+        waiting += step.needs()
+    return list(seen.values())

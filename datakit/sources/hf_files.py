@@ -1,0 +1,86 @@
+"""Images that a Hugging Face data set names by path: in its own folder or repository, or in a zip there.
+
+A path is as `datasets` streams it: `/data/a.jpg`, `hf://datasets/USER/NAME@REVISION/a.jpg`, and of a zip's member
+`zip://a.jpg::PATH`. Rows are untrusted: a path may lie in a table as anybody wrote it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from datakit.blob import Blob
+from datakit.errors import SampleError
+from datakit.sources.entry import Folder, Problem
+
+ZIP = "zip://"
+OPEN = 8  # zips at a time: opening one reads its whole index
+# RuntimeError: encrypted, or packed in a new way.
+_BROKEN = (OSError, KeyError, RuntimeError, zipfile.BadZipFile)
+
+
+class LocalFiles:
+    """The files of a folder, which must be resolved."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._folder, self._zip = root, Folder(root), lru_cache(OPEN)(_open)
+
+    def find(self, path: str) -> Blob | bytes:
+        """The image. Raises SampleError: `path_outside`, `missing_file`, `bad_name`."""
+        members, place = _cut(path)
+        found = self._folder.find(place.removeprefix(f"{self._root}/"))
+        if isinstance(found, Problem):
+            raise SampleError(found.reason, f"{path}: {found.detail}")
+        return _member(members, found.path, self._zip) if members else found
+
+
+class HubFiles:
+    """The files of a repository of the hub."""
+
+    def __init__(self, repo: str) -> None:
+        self._repo, self._zip = repo, lru_cache(OPEN)(_open)
+
+    def find(self, path: str) -> bytes:
+        """The image. Raises SampleError: `path_outside`, `missing_file`."""
+        members, place = _cut(path)
+        ours = f"hf://datasets/{self._repo}"
+        if not place.startswith((f"{ours}@", f"{ours}/")) or ".." in place.split("/"):
+            raise SampleError("path_outside", f"{path} is not of the repository {self._repo}")
+        return _member(members, place, self._zip) if members else _read(place)
+
+
+def _cut(path: str) -> tuple[list[str], str]:
+    """Members of zips, the innermost first, and the file that they lie in."""
+    *members, place = path.split("::") if path.startswith(ZIP) else [path]
+    if not all(member.startswith(ZIP) for member in members):
+        raise SampleError("path_outside", f"{path} is neither a file nor of a zip")
+    return members, place
+
+
+def _member(members: list[str], place: str, zip_at: Callable[[str], Any]) -> bytes:
+    inner, *outer = members
+    try:
+        data: bytes = zip_at("::".join([*outer, place])).cat_file(inner.removeprefix(ZIP))
+    except _BROKEN as problem:
+        raise SampleError("missing_file", f"{inner} of {place}: {problem}") from problem
+    return data
+
+
+def _open(place: str) -> Any:
+    import fsspec
+
+    return fsspec.filesystem("zip", fo=place)
+
+
+def _read(place: str) -> bytes:
+    import fsspec
+
+    try:
+        with fsspec.open(place, "rb") as file:
+            data: bytes = file.read()
+    except OSError as problem:
+        raise SampleError("missing_file", f"{place}: {problem}") from problem
+    return data

@@ -1,0 +1,47 @@
+"""From data to panels and tables: classes go by the role they play, distances by the name of what was measured."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from datakit.check.report import render_report
+from datakit.check.report_data import ClassRow, ReportData
+
+from .report_makers import report, words
+
+
+def spared(data: ReportData, *names: str) -> ReportData:
+    """The same with these held-out classes kept for choosing thresholds; they keep the tier that they lie in."""
+    return replace(
+        data,
+        classes=tuple(replace(row, role="val_ood") if row.name in names else row for row in data.classes),
+    )
+
+
+def test_a_class_of_val_ood_is_in_no_tier_that_is_tested() -> None:
+    page = render_report(spared(report(), "x near 0", "x near 5"))
+    rows = re.findall(r'<tr data-role="(\w+)">.*?<th scope="row"><bdi>(.*?)</bdi>', page, re.DOTALL)
+    roles = [role for role, _ in rows]
+    assert roles == ["near"] * 10 + ["val_ood"] * 2 + ["id"] * 12
+    assert [name for role, name in rows if role == "val_ood"] == ["x near 0", "x near 5"]
+    assert '<span class="chip r-val_ood">Validation OOD</span>' in page
+    held = re.findall(r'<span class="held"><bdi>(.*?)</bdi>', page)
+    assert len(held) == 10 and not {"x near 0", "x near 5"} & set(held)
+
+
+def test_a_class_of_val_ood_is_no_picture_of_the_near_panel() -> None:
+    data = report()
+    named = tuple(replace(shown, key="", caption=f"p{at}") for at, shown in enumerate(data.pictures))
+    page = render_report(replace(spared(data, "x near 0"), pictures=named))
+    near = re.search(r'aria-label="9 Near pictures: ([^"]+)"', page)
+    assert near and "p12" not in near[1].split(", ")
+
+
+def test_distances_are_named_after_what_was_measured() -> None:
+    row = ClassRow(name="swift", role="ood", tier="near", nearest_id_class="lark", attr_distance=0.125)
+    page = render_report(ReportData(title="t", classes=(row,), attributes="the beaks' vectors"))
+    assert '<abbr title="1 − cosine to the nearest ID class in the beaks&#39; vectors">' in page
+    assert '<td class="num">0.125</td>' in page
+    pairs = words(render_report(replace(report(), attributes="the beaks' vectors")))
+    assert "d = 1 distance 0.250" in pairs and "1 − cosine to it in the beaks' vectors." in pairs

@@ -1,0 +1,160 @@
+"""What stands from an earlier attempt: taken up, counted, and never trusted where code changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import datakit
+from datakit.errors import ConfigError, FailureLimit
+from datakit.run.build import Build
+
+TOY = Path(__file__).parent.parent / "toy_recipe.py"
+BEFORE, AFTER = "mean >= darkest", "mean < darkest"  # the same version, other code
+
+
+def build(recipe: Path, out: Path, **words: Any) -> Build:
+    run = {"inline": True} | words.pop("run", {})
+    return datakit.build(str(recipe), out=out, progress="quiet", run=run, **words)
+
+
+def command(recipe: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A build in a process of its own, so that it reads the recipe as it is now."""
+    line = [sys.executable, "-m", "datakit.cli", "build", f"recipe={recipe}", f"out={out}", "run.inline=true"]
+    return subprocess.run([*line, "--quiet", *words], capture_output=True, text=True)
+
+
+def splits(out: Path) -> dict[str, int]:
+    return {name: len(datakit.open_store(out)[name]) for name in datakit.open_store(out).splits}
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> tuple[Path, Path]:
+    """A finished tree whose recipe has changed since, without a word."""
+    recipe, out = tmp_path / "mine.py", tmp_path / "out"
+    recipe.write_text(TOY.read_text())
+    done = command(recipe, out, "darkest=100")
+    assert done.returncode == 0, done.stderr
+    assert BEFORE in TOY.read_text()
+    recipe.write_text(TOY.read_text().replace(BEFORE, AFTER))
+    return recipe, out
+
+
+def test_changed_code_with_the_same_version_is_refused(changed: tuple[Path, Path]) -> None:
+    recipe, out = changed
+    before = splits(out)
+    refused = command(recipe, out, "darkest=100")
+    assert refused.returncode == 2 and "not_dark" in refused.stderr and "raise the version" in refused.stderr
+    assert splits(out) == before
+    recipe.write_text(TOY.read_text().replace("HTML pages", "HTML documents"))
+    assert command(recipe, out, "darkest=100").returncode == 0  # a docstring is not code
+
+
+@pytest.mark.parametrize("lost", ["", "manifest.json"])
+def test_redo_makes_everything_that_stood_on_the_changed_code(
+    changed: tuple[Path, Path], tmp_path: Path, lost: str
+) -> None:
+    recipe, out = changed
+    if lost:
+        (out / lost).unlink()
+    done = command(recipe, out, "darkest=100", "run.stale=redo")
+    assert done.returncode == 0, done.stderr
+    assert command(recipe, tmp_path / "fresh", "darkest=100").returncode == 0
+    assert splits(out) == splits(tmp_path / "fresh")
+    assert command(recipe, out, "darkest=100").returncode == 0
+
+
+def test_redo_reaches_steps_of_other_words_too(changed: tuple[Path, Path], tmp_path: Path) -> None:
+    """A build of other words made a step upon the same changed one: it is stale as well."""
+    recipe, out = changed
+    recipe.write_text(TOY.read_text())
+    assert command(recipe, out, "darkest=100", "margin=3").returncode == 0
+    recipe.write_text(TOY.read_text().replace(BEFORE, AFTER))
+    assert command(recipe, out, "darkest=100", "run.stale=redo").returncode == 0
+    again = command(recipe, out, "darkest=100", "margin=3")
+    assert again.returncode == 2 and "a stage before it changed" in again.stderr
+
+
+def test_one_old_shard_is_enough_to_refuse(changed: tuple[Path, Path]) -> None:
+    """Workers end out of order: after a kill the first shard may be the missing one."""
+    recipe, out = changed
+    for first in (out / ".datakit" / "steps").glob("*/00000.json"):
+        first.unlink()
+    (out / "manifest.json").unlink()
+    refused = command(recipe, out, "darkest=100")
+    assert refused.returncode == 2 and "not_dark" in refused.stderr
+
+
+def test_keep_takes_what_stands(changed: tuple[Path, Path]) -> None:
+    recipe, out = changed
+    before = splits(out)
+    assert command(recipe, out, "darkest=100", "run.stale=keep").returncode == 0
+    assert splits(out) == before
+
+
+def test_running_again_does_not_forget_broken_samples(tmp_path: Path) -> None:
+    limit = {"max_failed": 0.04}
+    for _ in range(3):
+        with pytest.raises(FailureLimit, match="3 of 60 samples are broken"):
+            build(TOY, tmp_path / "out", bad=(1,), run=limit)
+    manifests = sorted((tmp_path / "out" / ".datakit" / "steps").glob("*/00001.json"))
+    for path in manifests:  # as if killed with one shard to go
+        if json.loads(path.read_bytes())["failed"]:
+            path.unlink()
+    with pytest.raises(FailureLimit, match="of 60 samples are broken"):
+        build(TOY, tmp_path / "out", bad=(1,), run=limit)
+
+
+def test_a_shared_cache_keeps_what_is_not_ours(tmp_path: Path) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    kept = ["backups/thesis.tar.part-99999", "disk.img.part-00012", "x.part-20261122000000"]
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    ours = [f"steps/abc/00000.arrow.part-{dead.pid}"]
+    alive = [f"steps/abc/00001.arrow.part-{os.getpid()}"]
+    for name in [*kept, *ours, *alive]:
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_bytes(b"x")
+    torn = out / ".datakit" / "published" / "abc" / f"00000.json.part-{dead.pid}"
+    build(TOY, out, run={"cache": str(cache)})
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"x")
+    build(TOY, out, margin=3, run={"cache": str(cache)})
+    assert [name for name in [*kept, *ours, *alive] if (cache / name).exists()] == [*kept, *alive]
+    assert not torn.exists()
+
+
+def test_a_word_that_only_the_card_shows_is_published(tmp_path: Path) -> None:
+    recipe = tmp_path / "named.py"
+    text = TOY.read_text()
+    for line, more in [
+        ("        step=divided", "        class_names=raw.reduce(names(first=config.first)),\n"),
+        ("    least: int", "    first: str = 'a'\n"),
+        (
+            "def recipe(",
+            "@reduce(version=1)\ndef names(rows: Rows, *, first: str) -> list[str]:\n"
+            '    return [first, "b", "c"]\n\n\n',
+        ),
+    ]:
+        text = text.replace(line, more + line)
+    recipe.write_text(text)
+    out = tmp_path / "out"
+    build(recipe, out, first="rose")
+    build(recipe, out, first="tulip")
+    card = (out / "README.md").read_text()
+    assert "tulip" in card and "rose" not in card
+    assert "recipe=named" not in card and f"datakit build recipe={recipe} first=tulip" in card
+    assert "named-made" in (out / "croissant.json").read_text()  # the name says nothing of the folder
+
+
+def test_a_changed_mind_is_refused_before_the_tree_is_touched(changed: tuple[Path, Path]) -> None:
+    recipe, out = changed
+    with pytest.raises(ConfigError):
+        build(recipe, out, darkest="black")
+    assert (out / "manifest.json").is_file()

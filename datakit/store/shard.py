@@ -17,15 +17,13 @@ import pyarrow as pa
 
 from datakit.blob import Blob
 from datakit.errors import ConfigError, SampleError, StoreError
-from datakit.image import Image
+from datakit.image import EXTENSIONS, Image, format_of
 from datakit.manifest import write_bytes
 from datakit.store import owned
 from datakit.store.arrow import ArrowShard, arrow_shard
 from datakit.store.layout import File, Layout, ShardEntry, ShardPlan
 from datakit.store.metadata import KEY, layout_mark, published_rows, to_parquet, with_location
 from datakit.store.tar import TarWriter
-
-_MAGIC = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF"}
 
 
 def write_shard(
@@ -132,10 +130,8 @@ def _add(
 
 
 def _check_type(image: Blob | bytes, extension: str) -> None:
-    magic = _MAGIC[extension]
-    size = min(len(magic), image.size if isinstance(image, Blob) else len(image))
-    head = Blob(image.path, image.offset, size).read() if isinstance(image, Blob) else image[:size]
-    if head != magic:
+    found = format_of(image.head(16) if isinstance(image, Blob) else image[:16])
+    if found is None or EXTENSIONS[found] != extension:
         raise ValueError(f"its image is no {extension}; convert it before publishing")
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import pyarrow as pa
 import yaml
 
 from datakit.config import as_dict, changed, parse, to_words
-from datakit.errors import StoreError
+from datakit.errors import ConfigError, StoreError
 from datakit.find import recipe_module
 from datakit.image import EXTENSIONS
 from datakit.manifest import Manifest, versions, write_json
@@ -34,7 +36,7 @@ from datakit.store.rows import StepRows
 from datakit.store.steps import Steps, outcome_counts
 from datakit.store.tree import finish_tree, still_there, write_shard
 
-RELEASED = "2026-11-22"  # date of publication in cards: a clock would make two equal builds differ
+RELEASED = "2026-11-22"  # of this datakit: the date in cards where SOURCE_DATE_EPOCH gives no other
 METRICS = (
     "Every figure names its positive class: `tnr_at_95tpr_id` is the share of OOD images refused where 95 % of "
     "ID images are accepted, `fpr_at_95tpr_ood` the share of ID images refused where 95 % of OOD images are "
@@ -267,7 +269,7 @@ def _info(steps: Steps, template: Job, fingerprint: str, findings: list[dict[str
         homepage=str(first.get("homepage") or f"urn:datakit:{fingerprint}"),
         creator="datakit",
         licences=_licences(steps),
-        date_published=RELEASED,
+        date_published=_date(),
         citation="\n\n".join(str(catalog["citation"]) for catalog in rows.catalogs if catalog["citation"]),
         command=_command(template),
         keywords=store.keywords,
@@ -279,6 +281,19 @@ def _info(steps: Steps, template: Job, fingerprint: str, findings: list[dict[str
         metrics=METRICS,
         outcomes=flat,
     )
+
+
+def _date() -> str:
+    """The day of publication. Readers of Croissant want one, and a clock would make two equal builds differ: it is
+    that of SOURCE_DATE_EPOCH (seconds since 1970, as reproducible builds have it), else that of datakit's release.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    if given is None:
+        return RELEASED
+    try:
+        return datetime.fromtimestamp(int(given), UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError) as problem:
+        raise ConfigError(f"SOURCE_DATE_EPOCH={given} is no number of seconds since 1970") from problem
 
 
 def _command(template: Job) -> str:

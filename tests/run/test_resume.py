@@ -153,6 +153,17 @@ def test_a_word_that_only_the_card_shows_is_published(tmp_path: Path) -> None:
     assert "named-made" in (out / "croissant.json").read_text()  # the name says nothing of the folder
 
 
+def test_the_date_in_the_card_is_that_of_source_date_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    made = build(TOY, tmp_path / "out")
+    assert json.loads((made.out / "croissant.json").read_bytes())["datePublished"] == "2001-09-09"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(ConfigError, match="SOURCE_DATE_EPOCH=yesterday"):
+        build(TOY, tmp_path / "other")
+
+
 def test_a_changed_mind_is_refused_before_the_tree_is_touched(changed: tuple[Path, Path]) -> None:
     recipe, out = changed
     with pytest.raises(ConfigError):

@@ -81,7 +81,6 @@ def ours(digest: Digest) -> Prepare:
 
     def prepare(files: list[File], out: Path) -> Work:
         import pyarrow as pa
-        import pyarrow.dataset  # as the first parquet read does
 
         from datakit.blob import Blob
         from datakit.store import shard

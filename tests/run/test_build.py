@@ -45,7 +45,12 @@ def command(out: Path, *words: str) -> list[str]:
 @contextlib.contextmanager
 def started(out: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
     """A build of its own process group, of which nothing is left afterwards, whatever the test found."""
-    process = subprocess.Popen(command(out, *words), start_new_session=True, stdout=subprocess.DEVNULL)
+    # A shell starts what it puts in the background deaf to Ctrl-C, and with the tests all that they start.
+    hears = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command(out, *words), start_new_session=True, stdout=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGINT, hears)
     try:
         yield process
     finally:

@@ -50,13 +50,24 @@ def test_what_it_times_is_a_whole_store(bench: Any, corpus: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("mib", "said"), [(99, "reached"), (101, "NOT REACHED")])
-def test_every_goal_has_a_verdict_also_without_img2dataset(bench: Any, mib: int, said: str) -> None:
+def test_every_goal_has_a_verdict_also_without_the_other_environments(
+    bench: Any, mib: int, said: str
+) -> None:
     run = {"cpu": 1.0, "wall": 1.0, "peak": mib * 2**20 / 1e6, "libraries": 90.0, "digest": ""}
-    lines = list(bench.table({name: [run] for name in bench.WRITERS if name != bench.PEER}))
+    without = [name for name in bench.WRITERS if name not in (bench.PEER, bench.CORE)]
+    lines = list(bench.table({name: [run] for name in without}))
     verdicts = [line for line in lines if "goal" in line]
     assert len(verdicts) == len(bench.GOALS) - 1 + 1  # without that against img2dataset, with the peak
     assert verdicts[-1].endswith(f"goal 100: {said}")
-    assert any("not run" in line for line in lines)
+    missing = [line.split("give ")[1].split()[0] for line in lines if "not run" in line]
+    assert missing == ["--core-python", "--img2dataset-python"]
+
+
+def test_a_peak_in_the_core_alone_does_not_hide_the_peak_here(bench: Any) -> None:
+    here = {"cpu": 1.0, "wall": 1.0, "peak": 140.0, "libraries": 123.0, "digest": ""}
+    runs = {name: [here] for name in bench.WRITERS} | {bench.CORE: [here | {"peak": 102.0}]}
+    peaks = [line for line in bench.table(runs) if ", peak: " in line]
+    assert [line.rsplit(": ", 1)[1] for line in peaks] == ["NOT REACHED", "reached"]
 
 
 def test_it_says_where_it_writes_and_what_a_sync_costs_there(bench: Any, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from datakit.recipe import CatalogUse, Recipe, Store, catalogs
 from datakit.stage import Ref
 from datakit.stages.assign import assign, class_names, selection
 from datakit.stages.classes import class_features, class_table
-from datakit.stages.duplicates import near_duplicates
-from datakit.stages.embed import embed
+from datakit.stages.duplicates import mirror_images, near_duplicates
+from datakit.stages.embed import embed, embed_mirrored
 from datakit.stages.holdout import hold_out
 from datakit.stages.image import common_format, intake, shrink
 from datakit.stages.names import canonical
@@ -205,9 +205,14 @@ def recipe(config: Config) -> Recipe:
         "phash_bits": leaks.phash_bits,
         "flip": leaks.flip,
         "embed_sim": embed_sim(config, main),
+        "features": features.rows,
     }
+    if leaks.flip and alike["embed_sim"]:
+        turned = images.reduce(mirror_images(phash_bits=leaks.phash_bits))
+        mirrored = images.annotate(embed_mirrored(of=turned, encoder=config.encoder, weights=weights))
+        alike["mirrored"] = mirrored.rows
     synonyms, shunned = name_groups(leaks.synonyms), excluded(config)
-    duplicates = images.reduce(near_duplicates(features=features.rows, **alike))
+    duplicates = images.reduce(near_duplicates(**alike))
     classes = images.reduce(class_table(synonyms=synonyms))
     leaky = images.reduce(leaky_outliers(classes=classes, synonyms=synonyms, **shunned))
 

@@ -50,7 +50,7 @@ def split_checks(
         check_label_table(split=table, seed=seed, **labels),
         check_identity_group(split=table, seed=seed),
         check_image_disjoint(split=table, seed=seed),
-        check_near_dup(split=table, seed=seed, features=rows, **alike),
+        check_near_dup(split=table, seed=seed, **alike),
         check_outlier_taxonomy(split=table, seed=seed, synonyms=synonyms, **shunned),
         check_tax_distance(split=table, seed=seed, tiers=tiers, attributes=attributes),
         check_tier_sanity(split=table, seed=seed, features=rows),

@@ -21,9 +21,10 @@ ROUNDING = 1e-4  # of a cosine: a pair on the very bound is nobody's mistake
 BLOCK = 256  # hashes compared with a whole bucket at a time
 Hashes = NDArray[np.uint64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
-@reduce(version=1)
+@reduce(version=2)
 def check_near_dup(
     rows: Rows,
     *,
@@ -33,16 +34,26 @@ def check_near_dup(
     flip: bool = True,
     embed_sim: float | None = None,
     features: Ref[Rows] | None = None,
+    mirrored: Ref[Rows] | None = None,
 ) -> list[dict[str, Any]]:
     """No two images whose pHashes differ in at most `phash_bits` bits, mirrored or not, lie in two published
     lists, unless the source declares them variants within one class, or (with embed_sim) features tell them
-    apart. Searched anew and by another way than the split's: hashes t bits apart agree on one of t + 1 bands.
+    apart: as they are, and, where the hash of the mirror image found the pair, those of the first image's mirror
+    image (`mirrored`). Searched anew and by another way than the split's: hashes t bits apart agree on one of
+    t + 1 bands.
     """
     columns = read_split(rows, split.value, "phash", "phash_flip", "variant_group")
-    a, b = _undeclared(columns, _pairs(columns, phash_bits, flip))
+    a, b, turned = _pairs(columns, phash_bits, flip)
+    keep = _undeclared(columns, a, b)
+    a, b, turned = a[keep], b[keep], turned[keep]
     if embed_sim is not None and features is not None:
         same_order(rows, features.value, "features")
-        alike = _cosine(features.value, a, b) >= embed_sim + ROUNDING
+        cosine = _cosine(features.value, features.value, a, b)
+        if mirrored is not None and turned.any():
+            same_order(rows, mirrored.value, "mirrored features")
+            other_way = _cosine(mirrored.value, features.value, a[turned], b[turned], name="mirrored")
+            cosine[turned] = np.maximum(cosine[turned], other_way)
+        alike = cosine >= embed_sim + ROUNDING
         a, b = a[alike], b[alike]
     borders = Counter(
         " | ".join(sorted((columns["publish"][i], columns["publish"][j]))) for i, j in zip(a, b, strict=True)
@@ -72,8 +83,8 @@ def check_near_dup(
     ]
 
 
-def _pairs(columns: Columns, bits: int, flip: bool) -> tuple[Ints, Ints]:
-    """Row numbers a < b of the alike images in different lists, each pair once."""
+def _pairs(columns: Columns, bits: int, flip: bool) -> tuple[Ints, Ints, Bools]:
+    """Row numbers a < b of the alike images in different lists, each pair once; whether a mirror image was it."""
     lists = np.unique(np.array(columns["publish"]), return_inverse=True)[1]
     hashed = [
         index
@@ -82,19 +93,23 @@ def _pairs(columns: Columns, bits: int, flip: bool) -> tuple[Ints, Ints]:
     ]
     rows = np.array(hashed, dtype=np.int64)
     hashes = _numbers([columns["phash"][index] for index in hashed])
-    queries = [hashes]
+    plain = _codes(rows, lists, _close(hashes, hashes, bits))
+    mirrored = plain[:0]
     if flip:
-        queries.append(
-            _numbers([columns["phash_flip"][index] or columns["phash"][index] for index in hashed])
-        )
-    found = [np.empty((2, 0), dtype=np.int64)]
-    for query in queries:
-        for ours, theirs in _close(query, hashes, bits):
-            a, b = rows[ours], rows[theirs]
-            torn = lists[a] != lists[b]
-            found.append(np.stack([np.minimum(a, b)[torn], np.maximum(a, b)[torn]]))
-    a, b = np.unique(np.concatenate(found, axis=1), axis=1)
-    return a, b
+        turned = _numbers([columns["phash_flip"][index] or columns["phash"][index] for index in hashed])
+        mirrored = _codes(rows, lists, _close(turned, hashes, bits))
+    found = np.union1d(plain, mirrored)
+    return found // len(lists), found % len(lists), np.isin(found, mirrored)
+
+
+def _codes(rows: Ints, lists: Ints, close: Iterator[tuple[Ints, Ints]]) -> Ints:
+    """a * size + b of the pairs in different lists, a < b, each once."""
+    found = [np.empty(0, dtype=np.int64)]
+    for ours, theirs in close:
+        a, b = rows[ours], rows[theirs]
+        torn = lists[a] != lists[b]
+        found.append(np.minimum(a, b)[torn] * len(lists) + np.maximum(a, b)[torn])
+    return np.unique(np.concatenate(found))
 
 
 def _close(query: Hashes, base: Hashes, bits: int) -> Iterator[tuple[Ints, Ints]]:
@@ -134,23 +149,26 @@ def _numbers(texts: list[str]) -> Hashes:
     return np.array([int(text, 16) for text in texts], dtype=np.uint64)
 
 
-def _undeclared(columns: Columns, pairs: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
-    """Without the pairs that the source declares: variants of one drawing, within one class."""
+def _undeclared(columns: Columns, a: Ints, b: Ints) -> Bools:
+    """Which pairs the source does not declare: not variants of one drawing within one class."""
     variant, name = columns["variant_group"], columns["class_name"]
-    keep = np.array(
+    return np.array(
         [
             variant[i] is None or variant[i] != variant[j] or name[i] != name[j]
-            for i, j in zip(*pairs, strict=True)
+            for i, j in zip(a, b, strict=True)
         ],
         dtype=bool,
     )
-    return pairs[0][keep], pairs[1][keep]
 
 
-def _cosine(features: Rows, a: Ints, b: Ints) -> NDArray[np.float32]:
+def _cosine(left: Rows, right: Rows, a: Ints, b: Ints, *, name: str = "features") -> NDArray[np.float32]:
+    """Of the vectors `name` of the rows a to the features of the rows b."""
     found = [np.empty(0, dtype=np.float32)]
     for first in range(0, len(a), BLOCK):
         block = slice(first, first + BLOCK)
-        left, right = (unit_vectors(features, ends[block], name="features") for ends in (a, b))
-        found.append((left * right).sum(axis=1))
+        found.append(
+            (unit_vectors(left, a[block], name=name) * unit_vectors(right, b[block], name="features")).sum(
+                axis=1
+            )
+        )
     return np.concatenate(found)

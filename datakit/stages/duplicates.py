@@ -20,12 +20,15 @@ CHUNK = 1024  # queries a search, so that the memory for their hits stays small
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Pairs of row numbers, a < b, each once. distance in bits, of the mirrored image where `flipped`."""
+    """Pairs of row numbers, a < b, each once. distance in bits, of the mirrored image where `flipped`; mirrored:
+    within the bits through the mirror image, whether or not the plain one is as near.
+    """
 
     a: Ints
     b: Ints
     distance: Ints
     flipped: Bools
+    mirrored: Bools
 
     def take(self, keep: Bools) -> Pairs:
         return Pairs(
@@ -33,10 +36,23 @@ class Pairs:
             b=self.b[keep],
             distance=self.distance[keep],
             flipped=self.flipped[keep],
+            mirrored=self.mirrored[keep],
         )
 
 
 @reduce(version=1)
+def mirror_images(rows: Rows, *, phash_bits: int = 6, max_pairs: int = 5_000_000) -> pa.Table:
+    """`__key__` of one image of each pair of which one looks like the other's mirror image: those whose mirrored
+    features `near_duplicates` asks for. Raises ConfigError as that does.
+    """
+    table = read_columns(rows, "__key__", "phash", "phash_flip")
+    _refuse_crowds(codes(table["phash"])[0], table["__key__"], max_pairs)
+    first = [pairs.a for pairs in _mirrored(table, phash_bits)]
+    chosen = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *first]))
+    return pa.table({"__key__": table["__key__"].take(pa.array(chosen))})
+
+
+@reduce(version=2)
 def near_duplicates(
     rows: Rows,
     *,
@@ -44,22 +60,26 @@ def near_duplicates(
     flip: bool = True,
     embed_sim: float | None = None,
     features: Ref[Rows] | None = None,
+    mirrored: Ref[Rows] | None = None,
     max_pairs: int = 5_000_000,
 ) -> pa.Table:
     """Pairs of near-duplicates: key_a, key_b, distance, flipped, exact, similarity, declared.
 
     Every pair of rows whose 64-bit pHashes differ in at most `phash_bits` bits, also against the mirror image
     if `flip`, and every pair of equal bytes (exact). With `embed_sim`, a pair that is not exact must also
-    have features of at least that cosine (similarity). declared: the source says the two are variants of one
-    drawing; exact copies are never excused so. Six bits: JPEG, scale and brightness stay below, most distinct
-    photographs lie above 18. Raises ConfigError on more than `max_pairs` pairs.
+    have features of at least that cosine (similarity); one found through the mirror image may have them to the
+    other's `mirrored` features instead, which the first image of the pair must have (see `mirror_images`).
+    declared: the source says the two are variants of one drawing; exact copies are never excused so. Six bits:
+    JPEG, scale and brightness stay below, most distinct photographs lie above 18. Raises ConfigError on more than
+    `max_pairs` pairs.
     """
     table = read_columns(rows, "__key__", "content", "phash", "phash_flip", "variant_group")
     content, _ = codes(table["content"])
     hashes, _ = codes(table["phash"])
     for same in (content, hashes):
         _refuse_crowds(same, table["__key__"], max_pairs)
-    pairs = _merge([_equal(content), *_alike(table, phash_bits, flip)], len(rows))
+    found = [_equal(content), *_alike(table, phash_bits)]
+    pairs = _merge([*found, *_mirrored(table, phash_bits)] if flip else found, len(rows))
     exact = (content[pairs.a] == content[pairs.b]) & (content[pairs.a] >= 0)
     similarity = None
     if embed_sim is not None:
@@ -67,6 +87,11 @@ def near_duplicates(
             raise ConfigError("embed_sim needs features; give a step that has them")
         same_order(rows, features.value, "features")
         similarity = _cosines(features.value, pairs)
+        if mirrored is not None and pairs.mirrored.any():
+            same_order(rows, mirrored.value, "mirrored features")
+            flips = pairs.take(pairs.mirrored)
+            turned = _cosines(features.value, flips, mirrored.value)
+            similarity[pairs.mirrored] = np.maximum(similarity[pairs.mirrored], turned)
         keep = exact | (similarity >= embed_sim)
         pairs, exact, similarity = pairs.take(keep), exact[keep], similarity[keep]
     variant, _ = codes(table["variant_group"])
@@ -121,22 +146,32 @@ def _equal(content: Ints) -> Pairs:
     return _pairs(a, b, np.zeros(len(a), dtype=np.int64), flipped=False)
 
 
-def _alike(table: pa.Table, bits: int, flip: bool) -> Iterator[Pairs]:
-    """Pairs within `bits`, found plainly and through the mirror images; a pair may come up twice."""
-    if not 0 <= bits < BITS // 2:
-        raise ConfigError(f"phash_bits is {bits}; it must lie from 0 to {BITS // 2 - 1}")
+def _alike(table: pa.Table, bits: int) -> Iterator[Pairs]:
+    """Pairs within `bits`, each once."""
+    _check_bits(bits)
     rows, hashes = pack_hashes(table["phash"])
     for first in range(0, len(rows), CHUNK):
         # Only against the rows from here on: every pair once.
         query, hit, distance = _within(hashes[first : first + CHUNK], hashes[first:], bits)
         keep = query < hit
         yield _pairs(rows[first + query[keep]], rows[first + hit[keep]], distance[keep], flipped=False)
-    owners, mirrored = pack_hashes(table["phash_flip"]) if flip else (rows[:0], hashes[:0])
+
+
+def _mirrored(table: pa.Table, bits: int) -> Iterator[Pairs]:
+    """Pairs within `bits` through the mirror images; most come up twice."""
+    _check_bits(bits)
+    rows, hashes = pack_hashes(table["phash"])
+    owners, mirrored = pack_hashes(table["phash_flip"])
     for first in range(0, len(owners), CHUNK):
         # Against all rows: a's mirror against b and b's against a may differ by a bit.
         query, hit, distance = _within(mirrored[first : first + CHUNK], hashes, bits)
         a, b = owners[first + query], rows[hit]
         yield _pairs(a[a != b], b[a != b], distance[a != b], flipped=True)
+
+
+def _check_bits(bits: int) -> None:
+    if not 0 <= bits < BITS // 2:
+        raise ConfigError(f"phash_bits is {bits}; it must lie from 0 to {BITS // 2 - 1}")
 
 
 def _within(queries: NDArray[np.uint8], base: NDArray[np.uint8], bits: int) -> tuple[Ints, Ints, Ints]:
@@ -156,6 +191,7 @@ def _pairs(a: Ints, b: Ints, distance: Ints, *, flipped: bool) -> Pairs:
         b=np.maximum(a, b),
         distance=distance,
         flipped=np.full(len(a), flipped),
+        mirrored=np.full(len(a), flipped),
     )
 
 
@@ -168,15 +204,23 @@ def _merge(parts: Iterable[Pairs], size: int) -> Pairs:
     order = np.lexsort((flipped, distance, b, a))
     _, first = np.unique((a * size + b)[order], return_index=True)
     best = order[first]
-    return Pairs(a=a[best], b=b[best], distance=distance[best], flipped=flipped[best])
+    mirrored = np.logical_or.reduceat(flipped[order], first) if len(first) else flipped
+    return Pairs(a=a[best], b=b[best], distance=distance[best], flipped=flipped[best], mirrored=mirrored)
 
 
-def _cosines(features: Rows, pairs: Pairs) -> NDArray[np.float32]:
-    used = np.unique(np.concatenate([pairs.a, pairs.b]))
-    vectors = unit_vectors(features, used, name="features")
-    left, right = np.searchsorted(used, pairs.a), np.searchsorted(used, pairs.b)
+def _cosines(features: Rows, pairs: Pairs, mirrored: Rows | None = None) -> NDArray[np.float32]:
+    """Of each pair's features; with `mirrored`, of b's to those of a's mirror image."""
+    rows, name = (features, "features") if mirrored is None else (mirrored, "mirrored")
+    of_a, left = _vectors(rows, pairs.a, name)
+    of_b, right = _vectors(features, pairs.b, "features")
     found = [
-        np.einsum("nd,nd->n", vectors[left[first : first + CHUNK]], vectors[right[first : first + CHUNK]])
+        np.einsum("nd,nd->n", of_a[left[first : first + CHUNK]], of_b[right[first : first + CHUNK]])
         for first in range(0, len(left), CHUNK)
     ]
     return np.concatenate([np.empty(0, dtype=np.float32), *found])
+
+
+def _vectors(rows: Rows, indices: Ints, name: str) -> tuple[NDArray[np.float32], Ints]:
+    """Vectors of the rows in `indices`, each read once, and where each index has its own."""
+    used, place = np.unique(indices, return_inverse=True)
+    return unit_vectors(rows, used, name=name), place

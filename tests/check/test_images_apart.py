@@ -121,6 +121,24 @@ def test_features_can_clear_a_pair_that_only_the_hash_finds_alike(good: Build) -
     assert found["passed"] and not alike.find(check_near_dup)["passed"]
 
 
+def test_features_of_the_mirror_image_tell_that_a_pair_is_one_picture(good: Build) -> None:
+    """The encoder sees the copy as another picture; its hash and its features, once mirrored, do not."""
+    image = picture(1)
+    first, second = sorted((good.where(publish="train")[0], good.where(publish="far_ood")[0]))
+    turned = hashes(hashes(good, first, image), second, np.ascontiguousarray(image[:, ::-1]))
+    options: dict[str, Any] = {"embed_sim": 0.95, "features": good.features_ref()}
+    assert turned.find(check_near_dup, **options)["passed"]
+    vectors: list[Any] = [None] * len(good.rows)
+    vectors[first] = good.features.table(["features"])["features"][second].as_py()
+    mirrored = Ref.of(TableRows(good.rows.data.select(["__key__"]).append_column("mirrored", [vectors])))
+    found = turned.find(check_near_dup, **options, mirrored=mirrored)
+    assert not found["passed"] and found["count"] == 1
+    plain = hashes(hashes(good, first, image), second, image)
+    assert plain.find(check_near_dup, **options, mirrored=mirrored)["passed"], (
+        "no mirror image found this pair"
+    )
+
+
 @pytest.mark.parametrize("bits", [0, 3, 6, 10])
 def test_the_search_finds_what_comparing_all_with_all_finds(good: Build, bits: int) -> None:
     """Random words, each a few flipped bits from another: banding must miss none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from datakit.errors import ConfigError, SampleError
@@ -12,8 +13,8 @@ from datakit.image import Image
 from datakit.models import efficientnet
 from datakit.models.encoder import weights_of
 from datakit.rng import rng_for
-from datakit.stage import Sample
-from datakit.stages.embed import embed
+from datakit.stage import Ref, Sample
+from datakit.stages.embed import embed, embed_mirrored
 
 for package in (efficientnet.PACKAGE, "onnx", "onnxruntime"):
     pytest.importorskip(package)
@@ -37,6 +38,17 @@ def test_a_batch_and_single_samples_agree_bit_for_bit() -> None:
     assert all("features" not in sample for sample in given)
     assert np.isfinite([sample["features"] for sample in together]).all()
     assert len({sample["features"].tobytes() for sample in together}) == 33
+
+
+def test_a_mirror_image_has_the_features_of_an_image_that_is_mirrored() -> None:
+    given = samples(3)
+    turned = embed_mirrored(of=Ref.of(pa.table({"__key__": ["k2", "gone", "k0"]})))(given)
+    pixels = [np.ascontiguousarray(sample["image"].array[:, ::-1]) for sample in given]
+    wanted = embed()([{"image": Image.from_array(mirror)} for mirror in pixels])
+    assert turned[1]["mirrored"] is None
+    for at in (0, 2):
+        assert turned[at]["mirrored"].tobytes() == wanted[at]["features"].tobytes()
+        assert turned[at]["mirrored"].tobytes() != embed()(given)[at]["features"].tobytes()
 
 
 def test_an_image_that_does_not_decode_is_a_problem_of_its_sample() -> None:

@@ -177,6 +177,26 @@ def test_a_planted_copy_and_a_planted_mirror_image_are_dropped_or_stop_the_build
     assert outcomes["dropped"]["duplicate"] >= 1
 
 
+def test_a_mirror_image_that_the_encoder_takes_for_another_picture_is_dropped_too(
+    build: Callable[..., Build], toy_folder: Callable[..., Path]
+) -> None:
+    """At a cosine above what the encoder gives a picture and its mirror image."""
+    source = toy_folder()
+    with Image.open(source / "round" / "egg" / "03.jpg") as picture:
+        mirror = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirror.save(source / "spiky" / "cross" / "mirror.jpg", quality=100, subsampling=0)
+    model = encoder.load("efficientnet-lite0")
+    copy, original = (unit(model([np.asarray(image)])) for image in (mirror, picture))
+    turned = unit(model([np.asarray(mirror)[:, ::-1].copy()]))
+    assert (copy * original).sum() < 0.99 < (turned * original).sum()
+    made = build(source=str(source), embed_sim=0.99, mode="explicit", seeds=(0,),
+                 holdout={"held_out": ("star", "cross")}, ood_images="all")  # fmt: skip
+    assert all(finding["passed"] for finding in made.findings if finding["id"] == "near_dup")
+    outcomes = pq.read_table(made.out / "metadata" / "outcomes.parquet").to_pylist()
+    gone = [row["name"] for row in outcomes if row["reason"] == "duplicate"]
+    assert gone == ["round/egg/03.jpg"], "of the two the one in train goes"
+
+
 def test_a_leaky_outlier_is_left_out_or_stops_the_build(
     build: Callable[..., Build], toy_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

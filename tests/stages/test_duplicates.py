@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datakit.errors import ConfigError
+from datakit.errors import ConfigError, StageError
 from datakit.rng import rng_for
 from datakit.stage import Ref
 from datakit.stages.columns import TableRows
-from datakit.stages.duplicates import near_duplicates
+from datakit.stages.duplicates import mirror_images, near_duplicates
 from datakit.stages.leaks import drop_leaks, pair_rows, too_similar
 
 FAR = 0x0F0F0F0F0F0F0F0F  # 32 bits from 0: the mirror image of most samples here
@@ -85,6 +85,50 @@ def test_features_confirm_a_pair_or_clear_it() -> None:
     assert found["similarity"][0].as_py() == pytest.approx(0.9987, abs=1e-3)
     with pytest.raises(ConfigError, match="embed_sim needs features"):
         near_duplicates(embed_sim=0.95)(samples)
+
+
+def vectors(name: str, *values: list[float] | None) -> Ref[TableRows]:
+    return Ref.of(TableRows(pa.table({name: pa.array(values, pa.list_(pa.float32()))})))
+
+
+def test_a_mirror_image_is_confirmed_by_features_of_the_mirror_image() -> None:
+    """b is a's mirror image, which the encoder sees as another picture; d is plainly near c and no copy of it."""
+    near = {"flip": ~FAR}
+    samples = rows({"phash": 0, "flip": 255}, {"phash": 255, "flip": 0}, {"phash": FAR << 1, **near},
+                   {"phash": FAR << 1, **near})  # fmt: skip
+    assert mirror_images()(samples)["__key__"].to_pylist() == ["a"]
+    seen = vectors("features", [1.0, 0.0], [0.9, 0.4], [1.0, 0.0], [0.9, 0.4])
+    turned = vectors("mirrored", [0.9, 0.4], None, [0.9, 0.4], None)
+    options: dict[str, Any] = {"embed_sim": 0.97, "features": seen}
+    assert near_duplicates(**options)(samples).num_rows == 0
+    found = near_duplicates(**options, mirrored=turned)(samples).to_pylist()
+    assert [(f["key_a"], f["key_b"]) for f in found] == [("a", "b")]
+    assert found[0]["similarity"] == pytest.approx(1)
+    lower = near_duplicates(embed_sim=0.9, features=seen, mirrored=turned)(samples)
+    assert pairs(lower) == {("a", "b"), ("c", "d")}
+
+
+def test_a_symmetric_picture_is_confirmed_either_way() -> None:
+    """a and b are near plainly and, less so, through the mirror image."""
+    samples = rows({"phash": 0, "flip": 3}, {"phash": 0, "flip": 3})
+    seen, turned = vectors("features", [1.0, 0.0], [0.0, 1.0]), vectors("mirrored", [0.0, 1.0], None)
+    found = near_duplicates(embed_sim=0.97, features=seen, mirrored=turned)(samples).to_pylist()
+    assert [(f["distance"], f["flipped"]) for f in found] == [(0, False)]
+
+
+def test_an_image_whose_mirror_image_was_not_embedded_is_no_image_told_apart() -> None:
+    samples = rows({"phash": 0, "flip": 255}, {"phash": 255, "flip": 0})
+    seen, turned = vectors("features", [1.0, 0.0], [0.0, 1.0]), vectors("mirrored", None, [1.0, 0.0])
+    with pytest.raises(StageError, match="1 rows have no mirrored"):
+        near_duplicates(embed_sim=0.97, features=seen, mirrored=turned)(samples)
+
+
+def test_without_mirror_images_nothing_is_asked_of_them() -> None:
+    samples = rows({"phash": 0}, {"phash": 1})
+    assert mirror_images()(samples).num_rows == 0 == mirror_images()(rows()).num_rows
+    options: dict[str, Any] = {"embed_sim": 0.9, "features": vectors("features", [1.0, 0.0], [1.0, 0.0])}
+    turned = Ref.of(TableRows(pa.table({"mirrored": pa.nulls(2)})))
+    assert pairs(near_duplicates(**options, mirrored=turned)(samples)) == {("a", "b")}
 
 
 def test_the_search_finds_what_comparing_all_with_all_finds() -> None:

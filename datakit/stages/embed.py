@@ -12,7 +12,7 @@ from datakit.models import encoder as encoders
 from datakit.stage import Ref, Sample, batch_stage
 
 
-@batch_stage(version=2, size=32)
+@batch_stage(version=3, size=32)
 def embed(samples: list[Sample], *, encoder: str = "efficientnet-lite0", weights: str = "") -> list[Sample]:
     """Adds `features`: float16 (dim,), not normalised; dim is 1280 for the embedded encoder.
 

@@ -122,9 +122,8 @@ class ProcessPool:
         while self.idle and not self.idle[-1].process.is_alive():
             _end([self.idle.pop()])
         if self.idle:
-            worker = self.idle[
-                -1
-            ]  # in `busy` before it leaves `idle`: a signal between the two loses no worker
+            # In `busy` before it leaves `idle`: a signal between the two loses no worker.
+            worker = self.idle[-1]
             worker.job, worker.told = job, Counter()
             self.busy.append(worker)
             self.idle.pop()

@@ -123,12 +123,10 @@ def _duplicates(split: pa.Table, pairs: pa.Table, album: Album) -> Iterable[Dupl
 
 
 def _action(pair: Mapping[str, Any], reasons: tuple[Any, Any], publish: tuple[Any, Any]) -> str:
-    if "duplicate" in reasons:
-        return "one dropped: " + " and ".join(
-            key
-            for key, reason in zip((pair["key_a"], pair["key_b"]), reasons, strict=True)
-            if reason == "duplicate"
-        )
+    keys = (pair["key_a"], pair["key_b"])
+    gone = [key for key, reason in zip(keys, reasons, strict=True) if reason == "duplicate"]
+    if gone:
+        return f"{'one' if len(gone) == 1 else 'both'} dropped: {' and '.join(gone)}"
     if pair["declared"]:
         return "declared variants of one drawing"
     return "kept: both in " + publish[0] if publish[0] == publish[1] else "kept in two splits"

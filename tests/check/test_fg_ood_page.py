@@ -172,3 +172,26 @@ def test_probes_are_named_as_people_write_them() -> None:
     ]
     found = gather_validation([], [{"accuracy": [], "rows": rows, "notes": []}])
     assert found and [probe.metric for probe in found.probes] == ["AUROC, MSP", "AUROC, k-NN"]
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ((), "kept: both in"),
+        ((0,), "one dropped: {0}"),
+        ((1,), "one dropped: {1}"),
+        ((0, 1), "both dropped: {0} and {1}"),
+    ],
+)
+def test_a_pair_says_which_of_the_two_were_dropped(
+    measured: tuple[str, Build], gone: Sequence[int], said: str
+) -> None:
+    tiers, build = measured
+    rows = build.where(publish="train")[:2]
+    alike = build.planted(
+        phash=dict.fromkeys(rows, f"{0:016x}"), phash_flip=dict.fromkeys(rows, f"{255:016x}")
+    )
+    alike = replace(alike, rows=PictureRows(alike.rows.data))
+    marked = alike.misfiled(reason={rows[at]: "duplicate" for at in gone})
+    keys = [build.rows.data["__key__"][row].as_py() for row in rows]
+    assert said.format(*keys) in words(page(tiers, marked))

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from datakit.errors import DatakitError
+from datakit.errors import DatakitError, EnvironmentProblem
 from datakit.shell import Export, Verbs, closed_pipe_ends, flags, give, mode, table
 
 WORDS = {"ignore_unknown_options": False, "help_option_names": ["--help", "-h"]}
@@ -233,6 +233,9 @@ def _exit_code() -> int:
     except DatakitError as problem:
         _complain(problem, trace)
         return problem.exit_code
+    except OSError as problem:  # a folder that cannot be written, a full disk: the machine's, not ours
+        _complain(EnvironmentProblem(str(problem)), trace)
+        return EnvironmentProblem.exit_code
     except Exception as problem:
         _complain(problem, trace)
         click.echo("This is a defect of datakit; --trace shows where.", err=True)

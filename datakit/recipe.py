@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal, TypeVar
@@ -136,7 +136,7 @@ class Recipe:
 
     def targets(self) -> list[Step]:
         """The steps that the tree is made of; everything else is on the way to them."""
-        refs = [*self.checks, *self.lists.values(), *self.files.values()]
+        refs = [*self.checks, *self.lists.values(), *self.files.values(), self.store.image_format]
         if self.store.class_names:
             refs.append(self.store.class_names)
         return [self.store.step, *(ref.step for ref in refs if ref.step)]
@@ -185,10 +185,14 @@ class Plan:
         code changed and no version did.
         """
         if id(step) not in self._lineages:
-            codes = [[stage.name, stage.version, stage.code] for stage in step.stages]
-            text = json.dumps([codes, *(self.lineage(need) for need in step.needs())])
-            self._lineages[id(step)] = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+            self._lineages[id(step)] = self.code_of(step, self.lineage)
         return self._lineages[id(step)]
+
+    def code_of(self, step: Step, before: Callable[[Step], str]) -> str:
+        """Hash of the code of a step's stages and of `before` of each step that it stands on."""
+        codes = [[stage.name, stage.version, stage.code] for stage in step.stages]
+        text = json.dumps([codes, *(before(need) for need in step.needs())])
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def _make(self, step: Step) -> str:
         described = {

@@ -125,7 +125,7 @@ class Leaks:
     on_leak: Literal["drop", "fail"] = key(
         "drop", "drop the lesser of two leaking images, or stop and name them"
     )
-    phash_bits: int = key(6, "bits of 64 in which near-duplicates may differ", least=0, most=64)
+    phash_bits: int = key(6, "bits of 64 in which near-duplicates may differ", least=0, most=31)
     flip: bool = key(True, "also against mirror images")
     embed_sim: float | None = key(
         None,
@@ -320,6 +320,9 @@ def check_words(config: Config) -> None:
         raise ConfigError(f"seeds={to_text(config.seeds)}: give one or more, each once")
     if len(config.holdout.shares) != len(TIERS):
         raise ConfigError(f"shares={to_text(config.holdout.shares)}: give one for each of {', '.join(TIERS)}")
+    for name, other in (("outliers", config.outliers), ("coarse", config.coarse)):
+        if (other.source or other.options) and not other.catalog:
+            raise ConfigError(f"{name}.source and {name}.options are of {name}.catalog: give that too")
     if config.validate == "train":
         LoopOptions(**as_dict(config.train))
 

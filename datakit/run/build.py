@@ -85,7 +85,7 @@ def _build(asked: Request, uses: Iterable[CatalogUse], sink: Sink) -> Build:
     for stale in refuse_stale(steps, asked.run):
         shutil.rmtree(stale)
     sink.event("plan", recipe=asked.recipe, steps=len(steps.plan.steps), out=str(asked.out))
-    found = finished(steps, asked.out)
+    found = finished(steps, template)
     if found is not None:
         return Build(out=asked.out, manifest=found, findings=load_findings(steps), fresh=False)
     with open_pool(asked.run, sink) as pool:
@@ -133,8 +133,9 @@ def job_template(asked: Request, listings: list[Listing]) -> Job:
     )
 
 
-def finished(steps: Steps, out: Path) -> dict[str, Any] | None:
-    """The manifest of `out`, if it is of this very plan and every file is there at its size."""
+def finished(steps: Steps, template: Job) -> dict[str, Any] | None:
+    """The manifest of `out`, if it is of this very plan and words and every file is there at its size."""
+    out = Path(template.out)
     try:
         manifest: dict[str, Any] = json.loads((out / "manifest.json").read_bytes())
         provenance = json.loads((out / "provenance.json").read_bytes())
@@ -142,7 +143,8 @@ def finished(steps: Steps, out: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     complete = not any(steps.missing(step) for step in _check_steps(steps))
-    return manifest if whole and complete and provenance["build"] == publication(steps) else None
+    asked = [provenance.get("recipe"), provenance.get("words")] == [template.recipe, list(template.words)]
+    return manifest if whole and complete and asked and provenance["build"] == publication(steps) else None
 
 
 def _check_steps(steps: Steps) -> list[Step]:

@@ -10,11 +10,12 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import types
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 from datakit.config import RunOptions
 from datakit.errors import EnvironmentProblem
 from datakit.manifest import Manifest
-from datakit.run.child import work
+from datakit.run.child import NOTHING, work
 from datakit.run.progress import Sink
 from datakit.run.worker import Job, run_job
 
@@ -93,7 +94,9 @@ class _Worker:
     process: SpawnProcess
     pipe: Any
     job: Job
-    told: Counter[str] = field(default_factory=Counter)  # of its job's samples: taken back if it dies
+    told: Counter[str] = field(
+        default_factory=lambda: Counter(NOTHING)
+    )  # of its job's samples: taken back if it dies
 
 
 class ProcessPool:
@@ -106,6 +109,7 @@ class ProcessPool:
     def __init__(self, workers: int, sink: Sink) -> None:
         self.workers, self.sink = workers, sink
         self.context: SpawnContext = get_context("spawn")
+        resource_tracker.ensure_running()  # a first spawn would start it, which unblocks Ctrl-C (see _no_interrupt)
         self.idle: list[_Worker] = []
         self.busy: list[_Worker] = []
         self.tries: dict[Job, int] = defaultdict(int)
@@ -124,7 +128,7 @@ class ProcessPool:
         if self.idle:
             # In `busy` before it leaves `idle`: a signal between the two loses no worker.
             worker = self.idle[-1]
-            worker.job, worker.told = job, Counter()
+            worker.job, worker.told = job, Counter(NOTHING)
             self.busy.append(worker)
             self.idle.pop()
         else:
@@ -246,12 +250,24 @@ def _one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C waits; a child born here is deaf to it until it has said that it is the parent's affair."""
+    """Ctrl-C waits; a child born here is deaf to it until it has said that it is the parent's affair.
+
+    The mask is what a child inherits. It does not hold the parent's own Ctrl-C back, which another thread may take.
+    """
+    came: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread() and handler is not None
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if ours:
+            signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def publication(steps: Steps) -> str:
         "checks": [steps.plan.fingerprint(ref.step) for ref in recipe.checks if ref.step],
         "known": [steps.plan.fingerprint(ref.step) for ref in _known(recipe) if ref.step],
         "catalogs": steps.catalogs(recipe.store.step),
-        "code": [steps.plan.lineage(step) for step in recipe.targets()],
+        "code": [steps.made_by(step) for step in recipe.targets()],
     }
     text = json.dumps(described, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

@@ -79,7 +79,8 @@ def _reasons(left: pa.Table) -> pa.Array:
 
 def _outcomes(left: pa.Table, step: str) -> pa.Table:
     reasons = _reasons(left).to_pylist()
-    keys, names = left.column("__key__").to_pylist(), left.column("name").to_pylist()
+    keys = left.column("__key__").to_pylist()
+    names = left.column("name").to_pylist() if "name" in left.column_names else [""] * len(keys)
     return pa.Table.from_pylist(
         [
             {"__key__": key, "name": name, "outcome": "dropped", "step": step, "reason": reason}

@@ -62,8 +62,12 @@ def catalogs_of(asked: Request) -> list[CatalogUse]:
     for use in uses:
         catalog = catalogs.load(use.name)
         catalogs.options(use, catalog)
-        if catalogs.root_of(use, catalog) == asked.out:
-            raise ConfigError(f"out={asked.out} is the source itself; a build never writes into its source")
+        for place in str(catalogs.root_of(use, catalog) or "").split(
+            "::"
+        ):  # as webdataset joins lists of tars
+            if place and Path(place).resolve().is_relative_to(asked.out.resolve()):
+                what = "is the source itself" if Path(place) == asked.out else f"holds the source {place}"
+                raise ConfigError(f"out={asked.out} {what}; a build never writes into its source")
     return uses
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datakit.config import RunOptions
 from datakit.errors import ConfigError
-from datakit.manifest import Manifest, read_manifest
+from datakit.manifest import Manifest
 from datakit.recipe import Step
 from datakit.store.steps import Steps
 
@@ -20,7 +20,7 @@ def refuse_stale(steps: Steps, options: RunOptions) -> list[Path]:
         return doomed
     for fingerprint, step in steps.plan.steps.items():
         folder = steps.root / "steps" / fingerprint
-        old = [made for made in _made(folder) if made.code != steps.plan.lineage(step)]
+        old = [made for made in steps.made(step) if made.code != steps.plan.lineage(step)]
         if old and options.stale == "redo":
             doomed.append(folder)
         elif old:
@@ -30,12 +30,6 @@ def refuse_stale(steps: Steps, options: RunOptions) -> list[Path]:
                 "change is harmless)"
             )
     return doomed
-
-
-def _made(folder: Path) -> list[Manifest]:
-    """The manifests of all shards that are there: after a kill the first may be missing."""
-    shards = sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
-    return [made for shard in shards if (made := read_manifest(folder, shard)) is not None]
 
 
 def _changed(made: Manifest, step: Step) -> str:

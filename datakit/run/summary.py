@@ -16,7 +16,7 @@ from datakit.run.build import Build, finished, job_template, scan_catalogs
 from datakit.run.progress import QuietSink
 from datakit.run.request import Request, catalogs_of, request
 from datakit.run.stale import refuse_stale
-from datakit.run.worker import open_steps
+from datakit.run.worker import Job, open_steps
 from datakit.store.listing import Listing
 from datakit.store.owned import earlier
 from datakit.store.rows import read_table
@@ -54,7 +54,7 @@ def plan_build(words: Sequence[str]) -> tuple[dict[str, Any], str]:
         moved = [_at(listing, asked.root / "listings") for listing in listings]
         template = job_template(asked, moved)
         steps = open_steps(template.recipe, template.words, template.listings, template.root)
-        found = _found(asked, steps, listings)
+        found = _found(asked, template, steps, listings)
     return found, _text(found)
 
 
@@ -62,11 +62,11 @@ def _at(listing: Listing, folder: Path) -> Listing:
     return replace(listing, folder=folder)
 
 
-def _found(asked: Request, steps: Steps, listings: Sequence[Listing]) -> dict[str, Any]:
+def _found(asked: Request, template: Job, steps: Steps, listings: Sequence[Listing]) -> dict[str, Any]:
     sizes = [_bytes(listing) for listing in listings]
     target = next(path for path in (asked.out, *asked.out.parents) if path.exists())
     stale = [str(folder) for folder in refuse_stale(steps, asked.run)]
-    up_to_date = not stale and finished(steps, asked.out) is not None
+    up_to_date = not stale and finished(steps, template) is not None
     return {
         "recipe": asked.recipe,
         "out": str(asked.out),
@@ -82,7 +82,8 @@ def _found(asked: Request, steps: Steps, listings: Sequence[Listing]) -> dict[st
             for listing, size in zip(listings, sizes, strict=True)
         ],
         "steps": [_state(steps, step) for step in steps.plan.steps.values()],
-        # Published once, and once more where a stage changes the pixels; Arrow would be a third.
+        # Published once, and once more where a stage changes the pixels; Arrow would be a third. An image that is
+        # encoded anew may be larger than it was.
         "peak_disk_bytes": 2 * sum(sizes),
         "free_disk_bytes": shutil.disk_usage(target).free,
         "network": network([listing.use for listing in listings], steps.plan.recipe),
@@ -127,7 +128,7 @@ def _text(found: dict[str, Any]) -> str:
             state = f"{row['shards_made']} shards there" if row["shards_made"] else "to make"
             lines.append(f"  {row['fingerprint'][:8]}  {row['step']}: {state}")
     free, peak = found["free_disk_bytes"] / 1e9, found["peak_disk_bytes"] / 1e9
-    lines.append(f"disk: at most about {peak:.2f} GB, {free:.1f} GB free")
+    lines.append(f"disk: about {peak:.2f} GB, more where images are encoded anew; {free:.1f} GB free")
     lines.append(f"network: {', '.join(found['network']) or 'none'}")
     stale, old = len(found["deletes"]), len(found["replaces"])
     doomed = [f"{stale} stale steps"] if stale else []

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,7 +110,7 @@ def run_job(job: Job, progress: Progress = lambda kept, dropped, failed: None) -
     manifest = replace(
         manifest,
         stages=[[stage.name, stage.version, stage.code] for stage in step.stages],
-        code=steps.plan.lineage(step),
+        code=steps.plan.code_of(step, partial(_made_by, steps)),
         versions=versions(),
         seconds=round(time.perf_counter() - started, 3),
     )
@@ -118,10 +118,20 @@ def run_job(job: Job, progress: Progress = lambda kept, dropped, failed: None) -
     return manifest
 
 
+@cache
+def _made_by(steps: Steps, step: Step) -> str:
+    """Asked only of steps that are complete."""
+    return steps.made_by(step)
+
+
 def _run_reduce(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifest:
     assert step.input is not None
     rows = steps.rows(step.input)
-    value = _call(_bound(step.stages[0], steps), rows, job=job, step=step, key="")
+    stage = _bound(step.stages[0], steps)
+    try:
+        value = _call(stage, rows, job=job, step=step, key="")
+    except SampleError as problem:  # there is no one sample to leave out
+        raise _defect(stage, problem, _where(job, step, "")) from problem
     progress(1, 0, 0)
     files = write_value(steps.folder(step), value)
     return Manifest(
@@ -197,9 +207,7 @@ def _given(stage: Stage[Any], job: Job, step: Step) -> Iterator[Sample]:
         try:
             sample = next(samples, None)
         except SampleError as problem:
-            raise StageError(
-                f"{stage.name} raised a SampleError ({problem}): {_where(job, step, '')}"
-            ) from problem
+            raise _defect(stage, problem, _where(job, step, "")) from problem
         except DatakitError:
             raise
         except Exception as problem:
@@ -271,8 +279,11 @@ def _batch(
             outcome.add(sample, "failed", result.reason, detail=result.detail)
         elif isinstance(result, Drop):
             outcome.add(sample, "dropped", result.reason, value=result.value, threshold=result.threshold)
-        else:
+        elif isinstance(result, dict):
             yield result
+        else:
+            what = f"{stage.name} gave a {type(result).__name__}, where a sample or a Drop must come back"
+            raise StageError(f"{what} ({_where(job, step, sample['__key__'])})")
 
 
 def _results(
@@ -281,7 +292,13 @@ def _results(
     """A result for each sample. A failing batch is run again one by one: one bad image costs one image."""
     if stage.shape == "batch":
         try:
-            return list(_call(stage, batch, job=job, step=step, key=batch[0]["__key__"]))
+            results = list(_call(stage, batch, job=job, step=step, key=batch[0]["__key__"]))
+            if len(results) != len(batch):
+                where = _where(job, step, batch[0]["__key__"])
+                raise StageError(
+                    f"{stage.name} gave {len(results)} results for {len(batch)} samples ({where})"
+                )
+            return results
         except SampleError as problem:
             if len(batch) == 1:
                 return [problem]

@@ -16,15 +16,17 @@ from datakit.stages.groups import by_value, draw_whole
 
 
 def official_parts(table: pa.Table) -> tuple[Bools, Bools, Bools]:
-    """(ruled, test, val): rows whose catalog has an official split at all, and its test and val images.
+    """(ruled, test, val): rows whose source has an official test split, and the official test and val images.
 
-    An image without a flag in a catalog that has flags counts as train.
+    An image without a flag in a source that has a test split counts as train. Each pool of a catalog is a source
+    of its own: a folder of coarse images with a test split says nothing of the main folder.
     """
     flag = words(table["official_split"])
-    catalog, names = codes(pc.fill_null(table["catalog"], ""))
+    catalog, pool = pc.fill_null(table["catalog"], ""), pc.fill_null(table["pool"], "main")
+    source, names = codes(pc.binary_join_element_wise(pool, catalog, "\0"))
     has = np.zeros(len(names), dtype=bool)
-    has[catalog[flag != None]] = True  # noqa: E711 - elementwise
-    return has[catalog], flag == "test", flag == "val"
+    has[source[flag == "test"]] = True
+    return has[source], flag == "test", flag == "val"
 
 
 def rule_matches(rows: Rows, where: Mapping[str, Sequence[str]]) -> Bools:

@@ -28,7 +28,7 @@ ID_SETS = ("train", "val", "test")
 OOD_SETS = ("near_ood", "mid_ood", "far_ood", "coarse_ood")
 
 
-@reduce(version=1)
+@reduce(version=2)
 def split(
     rows: Rows,
     *,
@@ -69,6 +69,7 @@ def split(
     _check_fractions(test_fraction=test_fraction, val_fraction=val_fraction)
     _check_choices(tiers=tiers, ood_images=ood_images, on_leak=on_leak, coarse_balance=coarse_balance)
     draft = Draft.start(rows, classes.value)
+    _refuse_unnamed(draft)
     pairs = pair_rows(draft.table["__key__"], duplicates and duplicates.value, draft.class_of)
     mend = pairs if on_leak == "drop" else (pairs[0][:0], pairs[1][:0])
     atoms = draft.atoms(*pairs)
@@ -112,15 +113,25 @@ def _test_images(
     """(test, official val) among the images of all used classes."""
     ruled, test, val = official_parts(draft.table)
     if where:
-        test |= ~ruled & rule_matches(rows, where)
+        test |= ~ruled & ~val & rule_matches(rows, where)
     else:
         # An ID class keeps two groups, for train and val; of a held-out class all may be drawn.
         for images, leave in ((draft.role == "id", 2), (np.isin(draft.role, ["ood", "val_ood"]), 0)):
-            drawable = ~ruled & images & (draft.pool != "coarse")
+            drawable = ~ruled & ~val & images & (draft.pool != "coarse")
             test |= _draw(draft, drawable, atoms, fraction, leave, seed, "test")
     beside = np.isin(draft.pool, ["far", "coarse"])
     spoken_of = np.isin(draft.class_of, draft.class_of[test])
     return test | (beside & ~spoken_of), val
+
+
+def _refuse_unnamed(draft: Draft) -> None:
+    """A tier is tested by class, so coarse images without one would be in none, without a word."""
+    coarse = draft.pool == "coarse"
+    if coarse.any() and (draft.class_of[coarse] < 0).all():
+        raise ConfigError(
+            "no image of the coarse catalog has a class: give a folder a class, or name the column that holds it "
+            "(coarse.options=class_name=COLUMN)"
+        )
 
 
 def _draw(

@@ -68,6 +68,17 @@ class Steps:
     def manifest(self, step: Step, shard: int) -> Manifest | None:
         return read_manifest(self.folder(step), shard)
 
+    def made(self, step: Step) -> list[Manifest]:
+        """The manifests of all shards that are there: after a kill the first may be missing."""
+        folder = self.folder(step)
+        shards = sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
+        return [found for shard in shards if (found := read_manifest(folder, shard)) is not None]
+
+    def made_by(self, step: Step) -> str:
+        """The code that made a step's shards: the plan's lineage, but for what `run.stale=keep` kept."""
+        codes = {manifest.code for manifest in self.made(step)} or {self.plan.lineage(step)}
+        return " ".join(sorted(codes))
+
     def manifests(self, step: Step) -> list[Manifest]:
         """All manifests of a complete step. Raises StageError where one is missing."""
         whole, shards = self._written(step), self.shards(step)

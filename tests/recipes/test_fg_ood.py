@@ -257,6 +257,9 @@ def test_outliers_and_coarse_are_as_many_as_asked_for(
         (("synonyms=star=glow,glow=disc",), "glow is in two groups"),
         (("exclude=bird.n.01",), "exclude=bird.n.01: give bird"),
         (("outliers.n=-1",), "outliers.n=-1: must be at least 0"),
+        (("coarse.source=cars/",), "are of coarse.catalog: give that too"),
+        (("outliers.options=class_name=kind",), "are of outliers.catalog: give that too"),
+        (("phash_bits=32",), "phash_bits=32: must be from 0 to 31"),
     ],
 )
 def test_words_that_cannot_be_meant_are_refused_before_any_work(words: tuple[str, ...], message: str) -> None:

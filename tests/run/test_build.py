@@ -48,7 +48,10 @@ def started(out: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
     # A shell starts what it puts in the background deaf to Ctrl-C, and with the tests all that they start.
     hears = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        process = subprocess.Popen(command(out, *words), start_new_session=True, stdout=subprocess.DEVNULL)
+        with (out.parent / "stderr").open("wb") as said:
+            process = subprocess.Popen(
+                command(out, *words), start_new_session=True, stdout=subprocess.DEVNULL, stderr=said
+            )
     finally:
         signal.signal(signal.SIGINT, hears)
     try:
@@ -127,12 +130,15 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     assert tree(out) == tree(tmp_path / "clean")
 
 
-def test_ctrl_c_ends_with_130_and_leaves_no_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.3])  # seconds of the second worker's life
+def test_ctrl_c_ends_with_130_without_a_word_and_leaves_no_worker(tmp_path: Path, after: float) -> None:
+    """As a terminal does it: the build and its workers all get the signal."""
     with started(tmp_path / "out", "samples=2000", "run.workers=2") as process:
         workers = workers_of(process, 2)
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
+        time.sleep(after)
+        os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=15) == 130
+        assert (tmp_path / "stderr").read_text().strip() == ""
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
@@ -172,6 +178,77 @@ def test_a_source_that_breaks_off_stops_the_build_and_is_named(tmp_path: Path, e
         )
 
 
+CHANGES = {
+    "a stage without return": (
+        "return sample if mean >= darkest else Drop",
+        "sample if mean >= darkest else Drop",
+        r"not_dark gave a NoneType, where a sample or a Drop must come back .*shard 0, key s0-000",
+    ),
+    "a batch too short": (
+        "np.float32)} for sample in samples]",
+        "np.float32)} for sample in samples[1:]]",
+        r"embed gave \d results for \d samples .*shard 0, key s0-000",
+    ),
+    "a reduce that gives a sample up": (
+        'return f"<html>',
+        'raise SampleError("gone")\n    return f"<html>',
+        r"page raised SampleError: gone .*step reduce:page, shard 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("now", "then", "said"), CHANGES.values(), ids=CHANGES)
+def test_a_stages_own_mistake_is_named(tmp_path: Path, now: str, then: str, said: str) -> None:
+    recipe, text = tmp_path / "mine.py", Path(TOY).read_text()
+    assert text.count(now) == 1
+    recipe.write_text(text.replace(now, then))
+    with pytest.raises(StageError, match=said):
+        datakit.build(str(recipe), out=tmp_path / "out", progress="quiet", run={"inline": True})
+
+
+def test_rows_without_a_name_can_leave_at_the_repartition(tmp_path: Path) -> None:
+    recipe = tmp_path / "nameless.py"
+    recipe.write_text(Path(TOY).read_text().replace('            "name": f"{shard}/{index}",\n', ""))
+    made = datakit.build(
+        str(recipe), out=tmp_path / "out", margin=30.0, progress="quiet", run={"inline": True}
+    )
+    assert 0 < sum(made.splits.values()) < 60
+
+
+def test_an_image_format_that_only_the_store_asks_for_is_made(tmp_path: Path) -> None:
+    recipe, text = tmp_path / "mine.py", Path(TOY).read_text()
+    now = "image_format=format,"
+    assert text.count(now) == 1
+    recipe.write_text(text.replace(now, "image_format=images.reduce(png()),"))
+    assert datakit.build(str(recipe), out=tmp_path / "out", progress="quiet", run={"inline": True}).fresh
+
+
+def test_a_worker_that_dies_before_its_first_word_is_replaced_on_any_screen(tmp_path: Path) -> None:
+    """A reduce says nothing before it ends; the bars must bear that its worker goes."""
+    recipe, text = tmp_path / "dies.py", Path(TOY).read_text()
+    once = f"""
+    import os, pathlib, signal
+    if not (mark := pathlib.Path({str(tmp_path / "died")!r})).exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    now = "def page(rows: Rows) -> str:\n"
+    assert text.count(now) == 1
+    recipe.write_text(text.replace(now, now + once))
+    line = [sys.executable, "-m", "datakit.cli", "build", f"recipe={recipe}", f"out={tmp_path / 'out'}"]
+    done = subprocess.run([*line, "run.workers=1", "--plain"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "died").exists() and "reduce:page: 60 samples" in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_the_machines_problem(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        command(tmp_path / "out", f"run.cache={tmp_path / 'file'}"), capture_output=True, text=True
+    )
+    assert done.returncode == 5 and str(tmp_path / "file") in done.stderr and "defect" not in done.stderr
+
+
 def test_an_annotation_that_loses_a_sample_stops_the_build_and_names_it(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"keeps every row, and 1 left shard 0, the first s0-002 \(odd\)"):
         build(tmp_path / "out", lose="s0-002")
@@ -185,6 +262,13 @@ def test_a_foreign_folder_and_the_source_itself_are_refused(tmp_path: Path) -> N
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
     with pytest.raises(ConfigError, match="is the source itself"):
         datakit.build("fg_ood", out=tmp_path / "mine", catalog="imagefolder", source=str(tmp_path / "mine"))
+    build(tmp_path / "out")
+    before = tree(tmp_path / "out")
+    data = tmp_path / "out" / "data"
+    for source in (data, data / "*.tar", f"{tmp_path}/other.tar::{data}/train-00000-of-00002.tar"):
+        with pytest.raises(ConfigError, match=r"holds the source .*never writes into its source"):
+            datakit.build("fg_ood", out=tmp_path / "out", catalog="webdataset", source=str(source))
+    assert tree(tmp_path / "out") == before
 
 
 def test_two_builds_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:

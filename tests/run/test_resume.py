@@ -169,3 +169,57 @@ def test_a_changed_mind_is_refused_before_the_tree_is_touched(changed: tuple[Pat
     with pytest.raises(ConfigError):
         build(recipe, out, darkest="black")
     assert (out / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("afterwards", ["redo", "clean"])
+def test_what_was_kept_is_never_taken_for_what_the_code_makes_now(
+    changed: tuple[Path, Path], tmp_path: Path, afterwards: str
+) -> None:
+    recipe, out = changed
+    assert command(recipe, out, "darkest=100", "run.stale=keep").returncode == 0
+    kept = splits(out)
+    words = ["darkest=100"]
+    if afterwards == "clean":
+        line = [sys.executable, "-m", "datakit.cli", "clean", str(out), "--yes", "--quiet"]
+        assert subprocess.run(line, capture_output=True).returncode == 0
+    else:
+        refused = command(recipe, out, *words)
+        assert refused.returncode == 2 and "raise the version" in refused.stderr
+        words.append("run.stale=redo")
+    done = command(recipe, out, *words)
+    assert done.returncode == 0, done.stderr
+    assert command(recipe, tmp_path / "fresh", "darkest=100").returncode == 0
+    assert splits(out) == splits(tmp_path / "fresh") != kept
+    named = ("manifest.json", "provenance.json", "data/train.index.json")
+    assert all((out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes() for name in named)
+
+
+def test_steps_made_on_kept_ones_are_stale_as_they_are(changed: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe, out = changed
+    assert command(recipe, out, "darkest=100", "margin=3", "run.stale=keep").returncode == 0
+    refused = command(recipe, out, "darkest=100", "margin=3")
+    assert refused.returncode == 2 and "raise the version" in refused.stderr
+    assert command(recipe, out, "darkest=100", "margin=3", "run.stale=redo").returncode == 0
+    assert command(recipe, tmp_path / "fresh", "darkest=100", "margin=3").returncode == 0
+    assert splits(out) == splits(tmp_path / "fresh")
+
+
+def test_kept_steps_that_are_kept_again_are_up_to_date(changed: tuple[Path, Path]) -> None:
+    recipe, out = changed
+    words = ["darkest=100", "run.stale=keep"]
+    assert command(recipe, out, *words).returncode == 0
+    made = (out / "manifest.json").stat().st_mtime_ns
+    assert command(recipe, out, *words).returncode == 0
+    assert (out / "manifest.json").stat().st_mtime_ns == made
+
+
+def test_the_tree_names_the_words_that_were_asked_for_last(tmp_path: Path) -> None:
+    """Words that change no image: `unused` is of no stage."""
+    recipe, out = tmp_path / "mine.py", tmp_path / "out"
+    recipe.write_text(
+        TOY.read_text().replace('    lose: str = ""\n', '    lose: str = ""\n    unused: int = 0\n', 1)
+    )
+    build(recipe, out, unused=1)
+    assert build(recipe, out, unused=2).fresh
+    assert "unused: 2" in (out / "recipe.yaml").read_text()
+    assert not build(recipe, out, unused=2).fresh

@@ -205,7 +205,36 @@ def test_tiers_are_measured_after_classes_have_left() -> None:
 
 def test_when_no_id_class_is_left_it_says_so() -> None:
     with pytest.raises(ConfigError, match="no ID class has images in train, val and test"):
-        make(birds(official_split="train"))
+        make(birds(official_split="test"))
+
+
+def test_a_source_without_an_official_test_split_gets_one_drawn() -> None:
+    rows = make(birds(official_split=lambda c, i: "val" if i < 3 else "train"))
+    known = [row for row in rows if row["role"] == "id"]
+    assert {row["split"] for row in known if row["official_split"] == "val"} == {"val"}
+    assert {row["split"] for row in known if row["official_split"] == "train"} == {"train", "test"}
+
+
+@pytest.mark.parametrize("pool", ["coarse", "outliers"])
+def test_the_official_split_of_a_further_source_says_nothing_of_the_main_one(pool: str) -> None:
+    """Both are folders, so both are of the catalog `birds`."""
+    flagged = beside(pool, ["cup", "fork"], 10, catalog="birds")
+    for at, row in enumerate(flagged):
+        row["official_split"] = "test" if at % 2 else "train"
+    alone = [row["split"] for row in make(birds())]
+    rows = make(birds() + flagged)
+    assert [row["split"] for row in rows[: len(alone)]] == alone
+
+
+def test_coarse_images_without_any_class_are_refused_and_not_forgotten() -> None:
+    unnamed = beside("coarse", ["cup"], 10)
+    for row in unnamed:
+        row["class_name"] = None
+    with pytest.raises(ConfigError, match="no image of the coarse catalog has a class"):
+        make(birds() + unnamed)
+    rows = make(birds() + unnamed + beside("coarse", ["fork"], 10))
+    assert "coarse_ood" in {row["publish"] for row in rows}
+    assert {row["reason"] for row in rows if row["class_name"] is None} == {"unlabelled"}
 
 
 @pytest.mark.parametrize("other", ["train", "near_ood", "outliers", "val"])

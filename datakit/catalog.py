@@ -6,6 +6,7 @@ ends in `.toml`.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -170,6 +171,8 @@ def root_of(use: CatalogUse, catalog: Catalog) -> Path | None:
             raise CatalogError(f"catalog {catalog.name} reads a local copy: give source=PATH{how}")
         return None
     root = Path(use.source).expanduser().absolute()
-    if not root.exists() and not any(sign in use.source for sign in "*{:"):
+    is_pattern = any(sign in use.source for sign in ("*", "{", "::"))
+    # pathlib would raise on a name too long for the disk.
+    if not is_pattern and not os.path.exists(root):  # noqa: PTH110
         raise CatalogError(f"source={use.source}: no such file or folder (catalog {catalog.name})")
     return root

@@ -8,6 +8,7 @@ import pytest
 
 from datakit import catalog
 from datakit.errors import CatalogError
+from datakit.recipe import CatalogUse
 
 TOML = 'title = "Toy"\ndescription = "Shapes."\nreader = "imagefolder"\n'
 
@@ -49,3 +50,12 @@ def test_what_is_wrong_with_a_toml_is_named(tmp_path: Path, text: str, message: 
     with pytest.raises(CatalogError, match=message) as caught:
         catalog.load(str(path))
     assert str(path) in str(caught.value)
+
+
+def test_a_source_may_be_a_pattern_longer_than_a_name(tmp_path: Path) -> None:
+    toy = catalog.Catalog(name="toy", title="", description="", reader="webdataset", needs_source=True)
+    for source in ("::".join(["shard.tar"] * 50), f"{{{'a' * 300},b}}.tar", f"{'a' * 300}*"):
+        assert catalog.root_of(CatalogUse(name="toy", source=source), toy) == Path(source).absolute()
+    for source in (str(tmp_path / "gone"), "a" * 300):
+        with pytest.raises(CatalogError, match="no such file or folder"):
+            catalog.root_of(CatalogUse(name="toy", source=source), toy)

@@ -15,10 +15,11 @@ from datakit.blob import Blob
 from datakit.errors import CatalogError, MissingExtra, SampleError, did_you_mean
 from datakit.sources import records
 from datakit.sources.entry import SPLITS, ClassNames, Entry, Problem, carried
-from datakit.sources.hf_files import HubFiles, LocalFiles
+from datakit.sources.hf_files import DAMAGED, HubFiles, LocalFiles
 from datakit.store.owned import is_ours
 
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
+UNREADABLE = (OSError, ValueError, NotImplementedError, *DAMAGED)
 
 
 def scan(
@@ -34,19 +35,31 @@ def scan(
 
     repo, config: of the hub, where there is no `root`.  image, label: columns, where the types leave a choice.
     Problems: `no_image`, `missing_file`, `path_outside`, `bad_label`, `bad_split`, `bad_field`.  Raises CatalogError
-    (not readable, no or several such columns), MissingExtra.
+    (not readable, no or several such columns, no class but a plain column `label`), MissingExtra.
     """
     names = ClassNames(fold_case)
     root = root.resolve() if root else None  # as datasets names what lies in it
     files = HubFiles(repo) if root is None else LocalFiles(root)
     found = _splits(root, repo, config)
     alone = len({SPLITS[split] for split in found if split in SPLITS}) < 2
+    classes: set[bool] = set()  # of the images: whether they have a class
+    spare = False
     for split, rows in sorted(found.items()):
         columns = _Columns(rows.features, image, label)
         undecoded = rows.cast_column(columns.image, columns.undecoded)
+        spare |= columns.has_spare_label
         official = None if alone else SPLITS.get(split)
         for number, row in enumerate(_rows(undecoded, root or repo)):
-            yield columns.entry(f"{split}/{number:08d}", row, official, names, files)
+            item = columns.entry(f"{split}/{number:08d}", row, official, names, files)
+            if isinstance(item, Entry):
+                classes.add("class_name" in item.fields)
+            yield item
+    if spare and classes == {False}:
+        # Left alone it would be a build without classes, which fails far from the cause.
+        raise CatalogError(
+            f"no row of {root or repo} has a class, and its column label is no ClassLabel: "
+            "give options.label=label to take it for the class"
+        )
 
 
 def fetches(root: Path | None, *, repo: str = "", **options: object) -> list[str]:
@@ -68,7 +81,7 @@ def _splits(root: Path | None, repo: str, config: str) -> Mapping[str, Any]:
         else:
             _refuse_builds(root)
             found = datasets.load_dataset(str(root or repo), config or None, streaming=True)
-    except (OSError, ValueError, NotImplementedError, datasets.exceptions.DatasetsError) as problem:
+    except (*UNREADABLE, datasets.exceptions.DatasetsError) as problem:
         raise CatalogError(f"cannot read {root or repo} as a Hugging Face data set: {problem}") from problem
     return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
 
@@ -85,7 +98,7 @@ def _rows(rows: Any, source: object) -> Iterator[Mapping[str, Any]]:
 
     try:
         yield from rows
-    except (OSError, ValueError, NotImplementedError, datasets.exceptions.DatasetsError) as problem:
+    except (*UNREADABLE, datasets.exceptions.DatasetsError) as problem:
         hint = "; where it lies in an archive, unpack that first"
         raise CatalogError(f"{source}: a row cannot be read: {problem}{hint}") from problem
 
@@ -108,6 +121,7 @@ class _Columns:
         self._carried = {name for name, feature in features.items() if _is_plain(feature, Value)}
         labels = by_type[ClassLabel] + (sorted(self._carried) if label else [])
         self.label = _chosen("label", label, labels, features, required=False)
+        self.has_spare_label = self.label != "label" and isinstance(features.get("label"), Value)
         self.undecoded = Image(decode=False)
         self._names = getattr(features[self.label], "names", []) if self.label else []
 
@@ -133,7 +147,7 @@ class _Columns:
         if label is None or (self._names and label < 0):  # -1 by custom: not labelled
             return {}
         if not self._names:
-            return {"class_name": str(label)}
+            return records.standard({"class_name": label})
         if label >= len(self._names):
             raise SampleError("bad_label", f"label {label}, of 0 to {len(self._names) - 1}")
         return {"orig_label": label, "class_name": self._names[label]}

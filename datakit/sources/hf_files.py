@@ -6,7 +6,9 @@ A path is as `datasets` streams it: `/data/a.jpg`, `hf://datasets/USER/NAME@REVI
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +20,9 @@ from datakit.sources.entry import Folder, Problem
 
 ZIP = "zip://"
 OPEN = 8  # zips at a time: opening one reads its whole index
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)  # what a cut or altered archive raises
 # RuntimeError: encrypted, or packed in a new way.
-_BROKEN = (OSError, KeyError, RuntimeError, zipfile.BadZipFile)
+_BROKEN = (OSError, KeyError, RuntimeError, *DAMAGED)
 
 
 class LocalFiles:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ GROUPS = ("identity_group", "capture_group", "variant_group")
 TEXTS = ("class_name", *GROUPS, "caption", "licence", "attribution", "source_url", "concept")
 LISTS = ("taxonomy", "captions")
 STANDARD = frozenset({*TEXTS, *LISTS, "orig_label", "official_split"})
+ZEROS = re.compile(r"\.0*\s*$")
 
 
 class Record(NamedTuple):
@@ -138,14 +140,14 @@ def unreadable(path: Path, number: int, detail: str) -> Problem:
 
 
 def standard(row: Mapping[str, object]) -> Row:
-    """The standard fields of `row` in their types; null is as good as absent.
+    """The standard fields of `row` in their types; null and blank text are as good as absent.
 
     Raises SampleError: `bad_label` (orig_label is no whole number), `bad_split` (none of train, val, test by any
     of their usual names), `bad_field` (a text that is none, a list that is none).
     """
     fields: Row = {}
     for name, value in row.items():
-        if name not in STANDARD or value is None:
+        if name not in STANDARD or blank(value):
             continue
         if name == "orig_label":
             fields[name] = _label(value)
@@ -158,12 +160,27 @@ def standard(row: Mapping[str, object]) -> Row:
     return fields
 
 
-def _label(value: object) -> int:
+def blank(value: object) -> bool:
+    """Whether a cell says nothing: null, or text of spaces at most."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def whole(value: object) -> int | None:
+    """`value` as a whole number, also of `3.0`: pandas makes floats of a column of whole numbers with a null."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
     if isinstance(value, int | str) and not isinstance(value, bool):
         try:
-            return int(value)
+            return int(ZEROS.sub("", value) if isinstance(value, str) else value)
         except ValueError:
             pass
+    return None
+
+
+def _label(value: object) -> int:
+    number = whole(value)
+    if number is not None:
+        return number
     raise SampleError(
         "bad_label", f"label {value!r} is no whole number; of names, give options.class_name=COLUMN"
     )
@@ -177,6 +194,8 @@ def _split(value: object) -> str:
 
 
 def _text(name: str, value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as pandas has numbers beside a null
     if isinstance(value, str | int):
         return str(value)
     raise SampleError("bad_field", f"{name} is {type(value).__name__}, not text")
@@ -184,5 +203,5 @@ def _text(name: str, value: object) -> str:
 
 def _texts(name: str, value: object) -> list[str]:
     if isinstance(value, list):
-        return [_text(name, item) for item in value if item is not None]
+        return [_text(name, item) for item in value if not blank(item)]
     raise SampleError("bad_field", f"{name} is {type(value).__name__}, not a list of texts")

@@ -7,7 +7,7 @@ writes them: a column of {bytes, path}. A column `label` of words is taken for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -67,7 +67,7 @@ def _tables(root: Path | None, suffix: str) -> list[Path]:
 
 @dataclass
 class _Reader:
-    """Rows to entries; remembers what the first row showed, and the names seen."""
+    """Rows to entries; remembers what the first rows showed, and the names seen."""
 
     folder: Folder
     path: str
@@ -75,6 +75,8 @@ class _Reader:
     taxonomy: tuple[str, ...]
     names: ClassNames
     _columns: dict[str, str] = field(default_factory=dict)
+    _have: list[str] = field(default_factory=list)
+    _settled: bool = False
     _seen: set[str] = field(default_factory=set)
 
     def entry(self, table: Path, record: records.Record) -> Entry | Problem:
@@ -82,6 +84,7 @@ class _Reader:
         row, where = record.row, f"{table.name}:{record.number}"
         if not self._columns:
             self._columns = self._look(table, row)
+        self._settle_label(row)
         cell = row.get(self.path)
         name, data = _embedded(cell, where) if isinstance(cell, dict) else (cell, None)
         if not isinstance(name, str) or not name:
@@ -105,7 +108,9 @@ class _Reader:
 
     def _fields(self, row: records.Row) -> records.Row:
         known = {name: value for name, value in row.items() if name in records.STANDARD}
-        known |= {name: row[column] for name, column in self._columns.items() if row.get(column) is not None}
+        known |= {
+            name: row[column] for name, column in self._columns.items() if not records.blank(row.get(column))
+        }
         if self.taxonomy:
             known["taxonomy"] = [row.get(column) for column in self.taxonomy]
         fields = self.names.spell(records.standard(known))
@@ -114,28 +119,50 @@ class _Reader:
 
     def _look(self, table: Path, row: records.Row) -> dict[str, str]:
         """field → column. A column that was asked for by another name than the usual one must be there."""
-        self.path = self.path or next((name for name in PATHS if name in row), PATHS[0])
         asked = {column for name, column in self.wanted.items() if column != USUAL[name]}
+        self._have = _columns_of(table, row, {self.path} if self.path else PATHS, {*asked, *self.taxonomy})
+        self.path = self.path or next((name for name in PATHS if name in self._have), PATHS[0])
         for column in [self.path, *sorted(asked), *self.taxonomy]:
-            if column not in row:
-                hint = did_you_mean(column, row)
-                raise CatalogError(f"{table} has no column {column}{hint}; it has {', '.join(row)}")
-        columns = {
+            if column not in self._have:
+                hint = did_you_mean(column, self._have)
+                raise CatalogError(f"{table} has no column {column}{hint}; it has {', '.join(self._have)}")
+        return {
             name: column
             for name, column in self.wanted.items()
             if column != USUAL[name] or column not in asked | {self.path}
         }
-        label = row.get(columns.get("orig_label", ""))
-        if (
-            isinstance(label, str)
-            and not label.lstrip("-").isdigit()
-            and columns.get("class_name") not in row
-        ):
-            columns["class_name"] = columns.pop("orig_label")  # labels that are words name the class
-        return columns
+
+    def _settle_label(self, row: records.Row) -> None:
+        """Labels that are words name the class; the first row that has a label decides, for those before too."""
+        label = row.get(self._columns.get("orig_label", ""))
+        if self._settled or records.blank(label):
+            return
+        self._settled = True
+        named = self._columns.get("class_name") in {*self._have, *row}
+        if isinstance(label, str) and records.whole(label) is None and not named:
+            self._columns["class_name"] = self._columns.pop("orig_label")
+
+
+def _columns_of(table: Path, row: records.Row, paths: Collection[str], asked: Set[str]) -> list[str]:
+    """The columns of a table, by its first row.
+
+    A line of JSON may leave out a key: there further lines are read, until one of `paths` and all of `asked` are met.
+    """
+    have = dict.fromkeys(row)
+    if records.SUFFIXES.get(table.suffix.lower()) == "jsonl":
+        rest = (record for record in records.read(table) if isinstance(record, records.Record))
+        while not (asked <= have.keys() and have.keys() & set(paths)) and (record := next(rest, None)):
+            have |= dict.fromkeys(record.row)
+    return list(have)
 
 
 def _embedded(cell: Mapping[str, object], where: str) -> tuple[object, bytes | None]:
-    """(name, bytes) of a {bytes, path} cell; bytes without a path go by the row."""
-    data = cell.get("bytes")
-    return (cell.get("path") or where, data) if isinstance(data, bytes) else (cell.get("path"), None)
+    """(name, bytes) of a {bytes, path} cell.
+
+    Bytes go by their row: Hugging Face keeps only the last part of the path beside them, and `a/0.jpg` and
+    `b/0.jpg` would be one name.
+    """
+    data, path = cell.get("bytes"), cell.get("path")
+    if isinstance(data, bytes):
+        return (f"{where}/{path}" if path else where), data
+    return path, None

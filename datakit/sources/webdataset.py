@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import operator
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from datakit.blob import Blob
 from datakit.errors import CatalogError, SampleError, StoreError
 from datakit.sources import records
 from datakit.sources.entry import OURS, SPLITS, ClassNames, Entry, File, Problem, carried, walk
+from datakit.store.owned import is_ours
 from datakit.store.tar_reader import Member, iter_members
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # the first of these that a sample has
@@ -37,7 +39,8 @@ def scan(root: Path | None, *, image: str = "", fold_case: bool = False) -> Iter
     """
     if root is None:
         raise CatalogError("give source=FOLDER, a tar or a pattern of tars")
-    is_store = (root / "manifest.json").is_file() and (root / "data").is_dir()
+    # A manifest.json alone is anybody's.
+    is_store = _is_file(root / "manifest.json") and (root / "data").is_dir() and is_ours(root)
     wanted, names = ((image,) if image else IMAGES), ClassNames(fold_case)
     seen: dict[str, str] = {}
     for shard in shards_of(str(root)):
@@ -72,19 +75,24 @@ def shards_of(source: str) -> list[Path]:
     found: list[Path] = []
     for part in source.split("::"):
         path = Path(part).absolute()
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 (pathlib: as in _is_file)
             matches = sorted(path.glob("*.tar")) or sorted(path.glob("data/*.tar")) or _below(path)
-        elif path.is_file():  # its name may hold the signs of a pattern
+        elif _is_file(path):  # its name may hold the signs of a pattern
             matches = [path]
         else:
             matches = [match for one in braces(str(path)) for match in _glob(Path(one))]
         if not matches:
             raise CatalogError(f"source={part}: there is no .tar")
         for match in matches:
-            if not match.is_file():
+            if not _is_file(match):
                 raise CatalogError(f"source={part}: there is no shard {match}")
         found += matches
     return found
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; of a pattern longer than a name may be pathlib raises OSError."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def _below(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -208,3 +209,60 @@ def test_what_is_no_data_set_says_so(tmp_path: Path) -> None:
         list(scan(tmp_path / "empty"))
     with pytest.raises(CatalogError, match=r"options\.repo=USER/NAME"):
         list(scan(None))
+
+
+def test_a_cut_archive_stops_and_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    root.mkdir()
+    (root / "1.png").write_bytes(png(1))
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as file:
+        file.write(root / "1.png", "1.png")
+    for name, mode in (("train.tar", "w"), ("train.tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as file:  # type: ignore[call-overload]
+            file.add(root / "1.png", "1.png")
+    (root / "1.png").unlink()
+    for name, size in (("train.zip", 100), ("train.tar", 530), ("train.tar.gz", 60)):
+        (root / name).write_bytes((tmp_path / name).read_bytes()[:size])
+        with pytest.raises(CatalogError, match=r"cannot read .*/d as a Hugging Face data set"):
+            list(scan(root))
+        (root / name).unlink()
+
+
+def test_a_damaged_member_of_a_zip_costs_its_row(tmp_path: Path, read: Read) -> None:
+    path = tmp_path / "d" / "train.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("1.png", png(1))
+        file.writestr("2.png", png(2))
+    data = bytearray(path.read_bytes())
+    data[30 + len("1.png")] ^= 0xFF  # the first byte of the packed data, after the header: no such packing
+    path.write_bytes(data)
+    entries, problems = read(scan(path.parent))
+    assert set(entries) == {"train/00000001"}
+    assert [(p.name, p.reason) for p in problems] == [("train/00000000", "missing_file")]
+
+
+def plain(folder: Path, label: list[Any], **more: list[Any]) -> Path:
+    """A data set whose classes are of no declared type."""
+    cells = [{"bytes": png(shade), "path": None} for shade in range(len(label))]
+    found = datasets.Dataset.from_dict({"image": cells, "label": label, **more})
+    found.cast_column("image", datasets.Image()).save_to_disk(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("labels", [[3, 4], ["ant", "bee"]])
+def test_a_plain_label_column_must_be_named(tmp_path: Path, read: Read, labels: list[Any]) -> None:
+    root = plain(tmp_path / "d", labels)
+    with pytest.raises(CatalogError, match=r"no row of .*/d has a class.*give options\.label=label"):
+        list(scan(root))
+    entries, _ = read(scan(root, label="label"))
+    assert [entry.fields["class_name"] for entry in entries.values()] == [str(label) for label in labels]
+    entries, _ = read(scan(plain(tmp_path / "named", labels, class_name=[None, "moth"])))
+    assert [entry.fields.get("class_name") for entry in entries.values()] == [None, "moth"]
+
+
+def test_classes_may_be_blank_or_floats(tmp_path: Path, read: Read) -> None:
+    entries, _ = read(scan(plain(tmp_path / "text", ["ant", " ", ""]), label="label"))
+    assert [entry.fields.get("class_name") for entry in entries.values()] == ["ant", None, None]
+    entries, _ = read(scan(plain(tmp_path / "float", [3.0, None]), label="label"))
+    assert [entry.fields.get("class_name") for entry in entries.values()] == ["3", None]

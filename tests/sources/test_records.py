@@ -119,11 +119,25 @@ def test_standard_fields_come_out_in_their_types() -> None:
     }
 
 
+def test_whole_numbers_may_come_as_pandas_has_them_beside_a_null() -> None:
+    row = {"class_name": 737.0, "identity_group": 4.0, "orig_label": 3.0}
+    assert standard(row) == {"class_name": "737", "identity_group": "4", "orig_label": 3}
+    assert standard({"orig_label": "3.0"}) == {"orig_label": 3}
+
+
+def test_blank_text_is_as_good_as_null() -> None:
+    blank = {"class_name": "", "caption": " ", "orig_label": "", "official_split": "\t"}
+    assert standard(blank | {"taxonomy": ["a", " "]}) == {"taxonomy": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({"orig_label": "rose"}, "bad_label"),
         ({"orig_label": 1.5}, "bad_label"),
+        ({"orig_label": "1.5"}, "bad_label"),
+        ({"orig_label": float("nan")}, "bad_label"),
+        ({"identity_group": 1.5}, "bad_field"),
         ({"orig_label": True}, "bad_label"),
         ({"official_split": "holdout"}, "bad_split"),
         ({"class_name": ["a"]}, "bad_field"),

@@ -104,7 +104,7 @@ def test_a_listing_outlives_a_move_of_itself(tmp_path: Path) -> None:
     (tmp_path / "out").rename(tmp_path / "moved")
     moved = scan(use, tmp_path / "moved" / "listings")
     assert moved.checksum == first.checksum
-    assert images(moved) == {f"{n}.jpg": bytes([n]) for n in range(3)}
+    assert images(moved) == {f"t.parquet:{n + 1}/{n}.jpg": bytes([n]) for n in range(3)}
 
 
 def test_a_listing_outlives_a_move_of_images_beside_their_table(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_images_that_lie_in_parquet_need_no_files(tmp_path: Path, read: Read, by
     assert {name: bytes_of(entry) for name, entry in entries.items()} == {
         "part-0.parquet:1": b"zero",
         "part-1.parquet:1": b"first",
-        "x/2.jpg": b"second",
+        "part-1.parquet:2/x/2.jpg": b"second",
     }
     assert [(p.name, p.reason) for p in problems] == [("part-1.parquet:3", "no_path")]
 
@@ -184,3 +184,42 @@ def test_classes_that_differ_in_case_stop(put: Put) -> None:
     with pytest.raises(CatalogError, match="differ in case"):
         list(scan(table))
     assert [entry.fields["class_name"] for entry in scan(table, fold_case=True)] == ["Rose", "Rose"]  # type: ignore[union-attr]
+
+
+def test_images_in_parquet_with_one_path_are_all_kept(tmp_path: Path, read: Read, bytes_of: Any) -> None:
+    rows = [{"image": {"bytes": data, "path": "00.jpg"}} for data in (b"arrow", b"bar")]
+    entries, problems = read(scan(write(tmp_path / "t.parquet", rows)))
+    assert not problems
+    assert [bytes_of(entry) for entry in entries.values()] == [b"arrow", b"bar"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("empty", [None, " "])
+def test_the_first_label_that_is_there_tells_whether_labels_are_words(
+    put: Put, read: Read, kind: str, empty: str | None
+) -> None:
+    root = put(["1.jpg", "2.jpg"])
+    rows = [{"path": "1.jpg", "label": empty}, {"path": "2.jpg", "label": "rose"}]
+    entries, problems = read(scan(write(root / f"t.{kind}", rows)))
+    assert not problems
+    assert [entry.fields.get("class_name") for entry in entries.values()] == [None, "rose"]
+
+
+def test_labels_of_pandas_are_no_words(put: Put, read: Read) -> None:
+    rows = [{"path": "1.jpg", "label": "3.0"}, {"path": "2.jpg", "label": None}]
+    entries, problems = read(scan(write(put(["1.jpg", "2.jpg"]) / "t.csv", rows)))
+    assert not problems
+    assert [dict(entry.fields) for entry in entries.values()] == [{"orig_label": 3}, {}]
+
+
+def test_a_line_of_json_may_leave_out_a_column(put: Put, read: Read) -> None:
+    rows = [{"note": "x"}, {"file_name": "1.jpg"}, {"file_name": "2.jpg", "species": "rose", "label": "a"}]
+    table = write(put(["1.jpg", "2.jpg"]) / "t.jsonl", rows)
+    entries, problems = read(scan(table, class_name="species", label="label"))
+    assert [p.reason for p in problems] == ["no_path", "bad_label"]  # the class has a column: `a` names none
+    assert set(entries) == {"1.jpg"}
+    rows[2]["label"] = "4"
+    entries, _ = read(scan(write(table, rows), class_name="species"))
+    assert entries["2.jpg"].fields == {"class_name": "rose", "orig_label": 4}
+    with pytest.raises(CatalogError, match="no column kind; it has note, file_name, species, label"):
+        list(scan(table, taxonomy=["kind"]))

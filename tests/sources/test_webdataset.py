@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tarfile
@@ -20,6 +21,7 @@ from datakit.store.owned import claim
 from datakit.store.tree import Layout, ShardPlan, write_shard
 
 Read = Callable[..., Any]
+MANIFEST = '{"format": "datakit-store"}'
 
 
 def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
@@ -149,6 +151,17 @@ def test_a_shard_may_be_called_as_a_pattern_is(tmp_path: Path) -> None:
         assert shards_of(str(tar(tmp_path / name, []))) == [tmp_path / name]
 
 
+def test_a_pattern_may_be_longer_than_a_name(tmp_path: Path, read: Read) -> None:
+    names = [f"{number:050d}" for number in range(8)]
+    shards = [tar(tmp_path / f"{name}.tar", sample(name, jpg=b"x")) for name in names]
+    braced = tmp_path / f"{{{','.join(names)}}}.tar"
+    for root in (braced, Path("::".join(path.name for path in shards))):
+        with contextlib.chdir(tmp_path):
+            assert set(read(scan(root))[0]) == set(names)
+    with pytest.raises(CatalogError, match="there is no shard"):
+        shards_of("x" * 300)
+
+
 def test_shards_of_a_build_within_the_source_are_not_of_the_source(tmp_path: Path) -> None:
     shards = [tar(tmp_path / name, []) for name in ("a/0.tar", "b/1.tar")]
     claim(tmp_path / "builds" / "first")
@@ -172,7 +185,7 @@ def store(tmp_path: Path) -> Path:
         ]
         (root / "metadata").mkdir(exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), root / "metadata" / f"{shard}.parquet")
-    (root / "manifest.json").write_text("{}")
+    (root / "manifest.json").write_text(MANIFEST)
     return root
 
 
@@ -195,7 +208,7 @@ def test_a_store_is_read_as_our_writer_writes_it(tmp_path: Path, read: Read, byt
     plan = ShardPlan(split="test", index=0, of=1)
     layout = Layout(label="label", json_fields=("class_name",), class_names=("c0", "c1", "c2"), arrow=False)
     write_shard(tmp_path / "s", plan, pa.Table.from_pylist(rows), images, layout=layout)
-    (tmp_path / "s" / "manifest.json").write_text("{}")
+    (tmp_path / "s" / "manifest.json").write_text(MANIFEST)
     entries, problems = read(scan(tmp_path / "s"))
     assert not problems
     assert [bytes_of(entry) for entry in entries.values()] == images
@@ -206,6 +219,14 @@ def test_a_store_is_read_as_our_writer_writes_it(tmp_path: Path, read: Read, byt
         "official_split": "test",
         "source_split": "test",
     }
+
+
+def test_a_manifest_of_somebody_else_makes_no_store(tmp_path: Path, read: Read) -> None:
+    tar(tmp_path / "d" / "data" / "0.tar", sample("a", jpg=b"a", cls=b"5"))
+    (tmp_path / "d" / "manifest.json").write_text('{"shards": 1}')
+    entries, problems = read(scan(tmp_path / "d"))
+    assert not problems
+    assert entries["a"].fields == {"orig_label": 5}
 
 
 def test_metadata_that_does_not_go_with_its_shard_stops(store: Path) -> None:

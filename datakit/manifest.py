@@ -101,17 +101,18 @@ def write_bytes(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A `.part` path to write; on a clean exit it is synced and renamed onto `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
-        yield part
-        sync(part)
-        part.replace(path)
-        sync(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            sync(part)
+            part.replace(path)
+            sync(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as problem:
         raise EnvironmentProblem(f"cannot write {path}: {problem.strerror or problem}") from problem
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

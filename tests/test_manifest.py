@@ -32,6 +32,14 @@ def test_a_folder_that_cannot_be_written_is_the_machines_fault(tmp_path: Path) -
         part.with_name("file").joinpath("below").write_bytes(b"")
 
 
+@pytest.mark.parametrize("name", ["dangling/x", "file/x", "file/below/x"])
+def test_a_folder_that_cannot_be_made_is_the_machines_fault(tmp_path: Path, name: str) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "below")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentProblem, match=r"cannot write .*x: "):
+        write_bytes(tmp_path / name, b"")
+
+
 def test_counts_that_do_not_add_up_are_never_written(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="3 samples came in and 2 were accounted for"):
         write_manifest(tmp_path, manifest(samples=1, dropped={"dark": 1}))

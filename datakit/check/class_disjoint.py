@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from datakit.stage import Ref, Rows, reduce
 from datakit.stages.names import canonical
 
 
-@reduce(version=2)
+@reduce(version=3)
 def check_class_disjoint(
     rows: Rows,
     *,
@@ -37,7 +38,7 @@ def check_class_disjoint(
         for normal, found in sorted(sides.items())
         if len({role for role, _ in found}) > 1
     }
-    nested = _nested(columns)
+    nested = _nested(columns, cache(same))
     names = {name for name, normal in spelt.items() if normal in shared} | {name for name, _ in nested}
     count = len(shared) + len(nested)
     examples = [
@@ -60,21 +61,26 @@ def check_class_disjoint(
     ]
 
 
-def _nested(columns: Columns) -> list[tuple[str, str]]:
-    """(class, class above it) where the one is ID and the other held out, or an outlier."""
+def _nested(columns: Columns, same: Callable[[str], str]) -> list[tuple[str, str]]:
+    """(class, class above it) on two sides, ID, held out or outliers; levels as `same` folds them."""
     classes = {
-        ((*(path or ()), name), role)
-        for name, path, role in zip(
-            columns["class_name"], map(_tuple, columns["taxonomy"]), columns["role"], strict=True
+        ((*map(same, path), same(name)), role, name)
+        for name, path, role in set(
+            zip(columns["class_name"], map(_tuple, columns["taxonomy"]), columns["role"], strict=True)
         )
         if name is not None
     }
-    role_at = dict(sorted(classes))
+    at = defaultdict[tuple[str, ...], set[tuple[str, str]]](set)  # folded path → (role, name as written)
+    for path, role, name in classes:
+        at[path].add((role, name))
     return sorted(
-        (path[-1], path[depth - 1])
-        for path, role in classes
-        for depth in range(1, len(path))
-        if role_at.get(path[:depth], role) != role
+        {
+            (name, above)
+            for path, role, name in classes
+            for depth in range(1, len(path))
+            for other, above in at.get(path[:depth], ())
+            if other != role
+        }
     )
 
 

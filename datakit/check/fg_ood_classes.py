@@ -92,7 +92,7 @@ def tier_rows(
         yield TierRow(
             name=tier,
             definition=notes[publish],
-            classes=len(by_class),
+            classes=len(by_class.keys() - {None}),
             images=len(rows),
             distances=[value for value in by_class.values() if value is not None],
             distance=f"cosine distance to the nearest ID class, by {measured_on}",

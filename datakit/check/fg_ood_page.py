@@ -30,7 +30,7 @@ from datakit.stages.assign import published
 DUPLICATES_SHOWN = 60
 
 
-@reduce(version=2)
+@reduce(version=3)
 def fg_ood_page(
     rows: Rows,
     *,
@@ -69,7 +69,7 @@ def fg_ood_page(
         tiers=tuple(tier_rows(first, album, notes=notes, measured_on=measured_on)),
         classes=tuple(class_rows(rows, first, lists["publish"], album)),
         attributes=measured_on,
-        duplicates=tuple(_duplicates(first, duplicates.value, album)),
+        duplicates=tuple(_duplicates(first, lists["publish"], duplicates.value, album)),
         duplicate_pairs=duplicates.value.num_rows,
         findings=tuple(finding for ref in findings for finding in ref.value),
         validation=gather_validation([ref.value for ref in loops], [ref.value for ref in probed]),
@@ -105,10 +105,12 @@ def _splits(split: pa.Table, table: pa.Table, notes: Mapping[str, str]) -> Itera
             yield SplitRow(name=name, samples=len(rows), description=note, classes=classes, bytes=size)
 
 
-def _duplicates(split: pa.Table, pairs: pa.Table, album: Album) -> Iterable[DuplicatePair]:
-    """Undeclared pairs first, the closest first."""
+def _duplicates(
+    split: pa.Table, lists: pa.ChunkedArray, pairs: pa.Table, album: Album
+) -> Iterable[DuplicatePair]:
+    """Undeclared pairs first, the closest first. lists: of each row the list it is published in."""
     order = pairs.sort_by([("declared", "ascending"), ("distance", "ascending"), ("key_a", "ascending")])
-    publish, reason = split["publish"].to_pylist(), split["reason"].to_pylist()
+    publish, reason = lists.to_pylist(), split["reason"].to_pylist()
     for pair in order.slice(0, DUPLICATES_SHOWN).to_pylist():
         a, b = album.row_of[pair["key_a"]], album.row_of[pair["key_b"]]
         yield DuplicatePair(
@@ -129,6 +131,9 @@ def _action(pair: Mapping[str, Any], reasons: tuple[Any, Any], publish: tuple[An
         return f"{'one' if len(gone) == 1 else 'both'} dropped: {' and '.join(gone)}"
     if pair["declared"]:
         return "declared variants of one drawing"
+    out = [reason or "unused" for reason, name in zip(reasons, publish, strict=True) if name is None]
+    if out:
+        return f"{'one' if len(out) == 1 else 'both'} left out: {' and '.join(dict.fromkeys(out))}"
     return "kept: both in " + publish[0] if publish[0] == publish[1] else "kept in two splits"
 
 

@@ -18,6 +18,7 @@ from datakit.check.report_data import (
 from datakit.check.report_words import spell
 
 SCORED = (("ce", "msp"), ("ce", "energy"), ("oe", "energy"), ("mixoe_cutmix", "msp"))  # drawn as curves
+HEADLINE = ("ce", "msp")  # quoted where it was measured
 PROBES = {"probe_linear": ("linear", "msp"), "probe_knn": ("k-NN", "knn")}  # shown name and score
 
 
@@ -28,9 +29,10 @@ def gather_validation(
     if not loops and not probed:
         return None
     fields = MetricRow.__dataclass_fields__
+    measured = {(row["method"], row["detector"]) for loop in loops for row in loop["rows"]}
     return Validation(
         rows=tuple(MetricRow(**{n: row[n] for n in fields}) for loop in loops for row in loop["rows"]),
-        headline=("ce", "msp") if loops else None,
+        headline=HEADLINE if HEADLINE in measured else None,
         accuracies=tuple(
             AccuracyRow(seed=row["seed"], method=row["method"], accuracy=row["test"], n=row["n_test"])
             for loop in loops

@@ -11,11 +11,12 @@ import pyarrow as pa
 from datakit.check.finding import Finding, first_keys
 from datakit.check.sides import LISTS, Columns, only, read_split
 from datakit.stage import Ref, Rows, reduce
+from datakit.stages.columns import read_columns
 
 Problems = dict[str, list[str]]  # what is wrong, in words → the keys of the images that say so
 
 
-@reduce(version=2)
+@reduce(version=3)
 def check_label_table(
     rows: Rows,
     *,
@@ -25,10 +26,10 @@ def check_label_table(
     label_count: int | None = None,
 ) -> list[dict[str, Any]]:
     """Labels of ID are 0 … K-1 in the order of the class names, all others -1; an ID class has train, val
-    and test images; role, part and tier of an image are those of the list it is published in, on which all other
-    checks rely; in a source a label means one class and a class has one label, which is kept; every image
-    left out has a reason. With label_base and label_count, the labels of the main pool must be exactly those:
-    a declared label without images is a class that the model can never learn.
+    and test images; the class of an image is the one it came with; role, part and tier are those of the list it
+    is published in, on which all other checks rely; in a source a label means one class and a class has one
+    label, which is kept; every image left out has a reason. With label_base and label_count, the labels of the
+    main pool must be exactly those: a declared label without images is a class that the model can never learn.
     """
     columns = read_split(rows, split.value, "pool", "catalog", "orig_label")
     problems = {
@@ -38,6 +39,7 @@ def check_label_table(
         "published as what it is not": _misplaced(columns),
         "left out without a reason": _silent(columns),
         "label and class not one to one": _ambiguous(columns),
+        "class of another": _renamed(columns, read_columns(rows, "class_name")["class_name"].to_pylist()),
         "original label lost or changed": _changed(columns, split.value["orig_label"].to_pylist()),
         "phantom or undeclared label": _undeclared(columns, label_base, label_count),
     }
@@ -134,6 +136,14 @@ def _ambiguous(columns: Columns) -> Problems:
         if len(labels[catalog, name]) > 1:
             found[f"{name} is {sorted(labels[catalog, name])}"].append(key)
     return found
+
+
+def _renamed(columns: Columns, own: list[str | None]) -> Problems:
+    """Images whose class in the split is not the one in the rows; a split gives no class another spelling."""
+    pairs = zip(columns["class_name"], own, strict=True)
+    return _gathered(
+        (f"{name} is told to be {told}" if told != name else None for told, name in pairs), columns["key"]
+    )
 
 
 def _changed(columns: Columns, stored: list[int | None]) -> Problems:

@@ -74,7 +74,7 @@ def _row(finding: Finding) -> dict[str, Any]:
         "verdict": found, "word": VERDICTS[found], "seed": finding.get("seed"),
         "summary": sentence(str(finding.get("summary", ""))), "count": count,
         "value": finding.get("value"), "limit": finding.get("limit"),
-        "keys": keys[:MAX_KEYS], "more_keys": max(0, int(count) - len(keys[:MAX_KEYS])) if keys else 0,
+        "keys": keys[:MAX_KEYS], "cut": len(keys) >= MAX_KEYS,
         "detail": details(finding.get("detail") or {}),
     }  # fmt: skip
 

@@ -22,7 +22,8 @@ CHECKS: dict[str, tuple[str, str, str]] = {
     "label_table": (
         "Labels are whole and used",
         "Labels must run from the declared base without a gap, every ID class must have images in train, val and "
-        "test, and role, part and tier must be those of the list that an image is published in.",
+        "test, an image must keep the class it came with, and role, part and tier must be those of the list that it is "
+        "published in.",
         "A label base that is off by one shifts every class, and a class without images leaves a dead logit.",
     ),
     "identity_group": (
@@ -64,8 +65,8 @@ CHECKS: dict[str, tuple[str, str, str]] = {
     ),
     "tax_distance": (
         "Tiers follow the taxonomy",
-        "Every held-out class is at its tier's distance from its nearest ID class, and near classes have an ID "
-        "sibling.",
+        "Every held-out class is at its tier's distance from its nearest ID class, near classes have an ID "
+        "sibling, and coarse classes have no ancestor in common with ID.",
         "Without a stated distance, near and far are only opinions.",
     ),
     "tier_sanity": (

@@ -26,7 +26,7 @@ Path = tuple[str, ...]
 Spread = dict[str, list[float]]  # tier → distances of its classes
 
 
-@reduce(version=2)
+@reduce(version=3)
 def check_tax_distance(
     rows: Rows,
     *,
@@ -36,9 +36,10 @@ def check_tax_distance(
     attributes: Ref[pa.Table] | None = None,
 ) -> list[dict[str, Any]]:
     """Measured anew, each held-out class against every ID class: the stored distances and nearest ID class are
-    right, for all its images. The pools far and coarse are tiers of their own. In the main pool, with tiers
-    "taxonomy", near has an ID sibling (or there is no taxonomy), mid an ID cousin, far neither, and all is nearer
-    than the pool far; with "attributes" every class of a tier is as far by attributes as all of the nearer tier.
+    right, for all its images. The pools far and coarse are tiers of their own, and coarse has no ancestor in
+    common with ID. In the main pool, with tiers "taxonomy", near has an ID sibling (or there is no taxonomy), mid
+    an ID cousin, far neither, and all is nearer than the pool far; with "attributes" every class of a tier is as
+    far by attributes as all of the nearer tier.
 
     attributes: class_name and its vector, of `class_features`. Raises ConfigError if tiers need it and it lacks.
     """
@@ -152,6 +153,8 @@ def _problem(name: str, place: Mapping[str, Any], known: _Known, by_attributes: 
     told = NONE if place["tax_distance"] is None else place["tax_distance"]
     if told != distance:
         return f"is stored at distance {place['tax_distance']}, but is at {_text(distance)}"
+    if place["pool"] == "coarse" and distance != NONE:
+        return f"is coarse, but shares an ancestor with {min(nearest)}"
     ranked = by_attributes and place["pool"] == "main"
     expected = place["tier"] if ranked else _tier(place, distance, known.flat)
     if place["tier"] != expected:

@@ -19,10 +19,8 @@ from datakit.errors import CatalogError
 from datakit.stage import Ref, Rows, reduce
 from datakit.train.ood_loop import LoopData, LoopOptions, Split, run_loop
 
-DIGITS = 6  # significant ones of a stored score: enough for a curve, a third of the bytes
 
-
-@reduce(version=2)
+@reduce(version=3)
 def reference_loop(
     rows: Rows, *, split: Ref[pa.Table], seed: int, options: Mapping[str, Any], column: str = "pixels"
 ) -> dict[str, Any]:
@@ -56,7 +54,7 @@ def reference_loop(
     result = run_loop(data, LoopOptions(**options), seed=seed)
     return {
         **result.as_json(),
-        "scores": {name: _short(values) for name, values in result.scores.items()},
+        "scores": {name: values.tolist() for name, values in result.scores.items()},
         "predictions": {name: values.tolist() for name, values in result.predictions.items()},
     }
 
@@ -87,10 +85,6 @@ def _split(table: pa.Table, pixels_ND: NDArray[np.uint8], name: str, side: int) 
         classes=chosen["class_name"].to_pylist(),
         keys=chosen["key"].to_pylist(),
     )
-
-
-def _short(values: NDArray[np.float64]) -> list[float]:
-    return [float(f"{value:.{DIGITS}g}") for value in values]
 
 
 @reduce(version=1)

@@ -20,7 +20,7 @@ Path = tuple[str, ...]  # root → parent of a class, without the class itself
 NAMES = pa.list_(pa.string())
 
 
-@reduce(version=2)
+@reduce(version=3)
 def class_table(rows: Rows, *, synonyms: Sequence[Sequence[str]] = ()) -> pa.Table:
     """One row a class of a pool, sorted by pool and name; rows without a class are left out.
 
@@ -40,7 +40,7 @@ def class_table(rows: Rows, *, synonyms: Sequence[Sequence[str]] = ()) -> pa.Tab
     normal = [same(name) for name in names]
     edges = [
         _kin(pa.array([None if pool == "outliers" else n for pool, n in zip(pools, normal, strict=True)])),
-        _nested(pools, names, paths),
+        _nested(pools, normal, [tuple(map(same, path)) for path in paths]),
         *(_shared(table, number, field) for field in ("identity_group", "variant_group")),
     ]
     unit_of = components(len(names), *(np.concatenate(ends) for ends in zip(*edges, strict=True)))
@@ -169,7 +169,7 @@ def _shared(table: pa.Table, number: Ints, field: str) -> tuple[Ints, Ints]:
 
 
 def _nested(pools: list[str], names: list[str], paths: list[Path]) -> tuple[Ints, Ints]:
-    """Edges from a class to the classes that lie above it: a kestrel is a falcon."""
+    """Edges from a class to the classes that lie above it: a kestrel is a falcon. Names and levels: normal ones."""
     used = [index for index, pool in enumerate(pools) if pool != "outliers"]
     at = {(*paths[index], names[index]): index for index in used}
     pairs = [

@@ -1,12 +1,15 @@
 """Values of samples as Arrow columns, shard by shard, and the columns of all shards as one.
 
 One column, two types (a JSON field that is a number here and a word there) is text, in a shard and over shards:
-text keeps both readable. Arrays and images are never text, which would not have what they hold.
+text keeps both readable. Only values as of JSON, and moments, are ever text: that of an array lacks what it
+holds, and that of an object is its address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +17,12 @@ import pyarrow as pa
 
 from datakit.blob import Blob
 from datakit.errors import StoreError
-from datakit.image import Image
 
 if TYPE_CHECKING:
     from datakit.store.rows import Roots
 
 IMAGE = pa.struct([("path", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+_PLAIN = (str, int, float, bytes, date, Decimal, np.generic)  # a bool is an int, a datetime a date
 _UNFIT = (pa.ArrowException, OverflowError, UnicodeEncodeError)  # what Arrow raises at a value
 
 
@@ -42,7 +45,8 @@ def _named(name: str, samples: Sequence[Mapping[str, Any]], roots: Roots) -> pa.
     except _UNFIT as problem:
         first = next((value for value in values if value is not None), None)
         pairs = zip(samples, values, strict=True)
-        unfit = next((sample["__key__"] for sample, value in pairs if not _fit([first, value], roots)), None)
+        given = ((sample["__key__"], value) for sample, value in pairs if value is not None)
+        unfit = next((key for key, value in given if not _fit([first, value], roots)), None)
         where = f" of {unfit}" if unfit else ""
         raise StoreError(
             f"the column {name!r}{where} cannot be stored: {problem}; mend the value, or leave the column out"
@@ -63,15 +67,19 @@ def _column(values: list[Any], roots: Roots) -> pa.Array:
         return pa.array([None if value is None else roots.place(value) for value in values], IMAGE)
     first = there[0] if there else None
     if isinstance(first, np.ndarray):
-        if first.ndim == 1 and all(_like(value, first) for value in values):
+        if first.ndim == 1 and len(first) and all(_like(value, first) for value in values):
             return pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(values)), len(first))
         values = [_rows_of(value) for value in values]
     try:
-        return pa.array(values)
+        column = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        if any(_has_array(value) for value in values):
+        if not all(_is_plain(value) for value in values):
             raise
         return _texts(values)
+    # Arrow takes a moment beside a date for a date, and loses its hour.
+    if "date32" in str(column.type) and any(_loses_hour(value, column.type) for value in values):
+        return _texts(values)
+    return column
 
 
 def _like(value: Any, first: np.ndarray[Any, Any]) -> bool:
@@ -85,12 +93,30 @@ def _rows_of(value: Any) -> Any:
     return [_rows_of(row) for row in value] if value.ndim else value[()]
 
 
-def _has_array(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
+    return all(item is None or isinstance(item, _PLAIN) for item in _leaves(value))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """All that is in dicts, lists and tuples; else the value."""
     if isinstance(value, dict):
-        value = list(value.values())
+        value = [*value, *value.values()]
     if isinstance(value, list | tuple):
-        return any(_has_array(item) for item in value)
-    return isinstance(value, np.ndarray | Image | Blob)
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _loses_hour(value: Any, kind: pa.DataType) -> bool:
+    """Whether a moment, at any depth, is where the type has a date."""
+    if value is None:
+        return False
+    if pa.types.is_list(kind):
+        return any(_loses_hour(item, kind.value_type) for item in value)
+    if pa.types.is_struct(kind):
+        return any(_loses_hour(value.get(field.name), field.type) for field in kind)
+    return pa.types.is_date32(kind) and isinstance(value, datetime)
 
 
 def _texts(values: list[Any]) -> pa.Array:

@@ -143,6 +143,8 @@ def _disagreement(value: Mapping[str, Any], contents: Contents) -> str:
     if stored != contents.counts or value["samples"] != sum(stored.values()):
         return "its numbers of samples are not the sums of its shards"
     for split, shards in contents.splits.items():
+        if not shards:
+            return f"{split} has no shard"
         for index, entry in enumerate(shards):
             plan = ShardPlan(split=split, index=index, of=len(shards))
             paths = (plan.tar, plan.metadata, *([plan.arrow] if contents.layout.arrow else []))

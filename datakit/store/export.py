@@ -87,10 +87,16 @@ def export_openood(store: Store, out: Path, *, selection: str | None = None) -> 
 
 
 def export_imagefolder(store: Store, out: Path, *, selection: str | None = None) -> Exported:
-    """`<split>/<class>/<key>.<extension>` as torchvision's and Hugging Face's ImageFolder read it, and labels.csv."""
+    """`<split>/<class>/<key>.<extension>` as torchvision's ImageFolder reads it, and labels.csv.
+
+    For Hugging Face a README.md lists the splits: `load_dataset(out)` has them all. `load_dataset("imagefolder",
+    data_dir=out)` reads no README and keeps those splits alone that it knows by name (train, val, test).
+    """
     chosen = _chosen(store, selection)
     with _target(chosen, out, "imagefolder") as done:
-        rows = [row for split in _used(chosen) for row in _materialise(chosen, split, out, split)]
+        splits = _used(chosen)
+        rows = [row for split in splits for row in _materialise(chosen, split, out, split)]
+        write_bytes(out / "README.md", _card(splits))
         write_bytes(out / "labels.csv", _csv(rows))
     return Exported(format="imagefolder", out=str(out), selection=selection, images=len(rows), lists=done)
 
@@ -231,6 +237,13 @@ def _target(store: Store, out: Path, kind: Format) -> Iterator[dict[str, int]]:
     lists: dict[str, int] = {}
     yield lists
     write_json(out / MARKER, {**what, "complete": True, "lists": lists})
+
+
+def _card(splits: Sequence[str]) -> bytes:
+    """A README that names the folder of each split: by themselves readers find those that they know by name."""
+    # Quoted: a split called `no` is false in YAML.
+    files = "".join(f"  - split: {json.dumps(split)}\n    path: {split}/**\n" for split in splits)
+    return f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n".encode()
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:

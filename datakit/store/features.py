@@ -17,7 +17,10 @@ IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type in which a column is published: no dictionaries, no 64-bit offsets, no 16-bit floats, null as string."""
+    """The type in which a column is published: no dictionaries, no 64-bit offsets, no 16-bit floats, null as string.
+
+    A struct without fields is a string as well, and null: Parquet has no such structs.
+    """
     if pa.types.is_null(kind) or pa.types.is_large_string(kind):
         return pa.string()
     if pa.types.is_float16(kind):
@@ -27,8 +30,30 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if _is_list(kind):
         return pa.list_(plain_type(kind.value_type))
     if pa.types.is_struct(kind):
-        return pa.struct([(field.name, plain_type(field.type)) for field in kind])
+        fields = [(field.name, plain_type(field.type)) for field in kind]
+        return pa.struct(fields) if fields else pa.string()
     return kind
+
+
+def has_fieldless(kind: pa.DataType) -> bool:
+    """Whether a struct without fields is in the type, at any depth."""
+    if _is_list(kind):
+        return has_fieldless(kind.value_type)
+    if not pa.types.is_struct(kind):
+        return False
+    return not kind.num_fields or any(has_fieldless(field.type) for field in kind)
+
+
+def without_fieldless(value: Any, kind: pa.DataType) -> Any:
+    """A value of `kind` with null for structs without fields, as its plain type takes them."""
+    if value is None:
+        return None
+    if _is_list(kind):
+        return [without_fieldless(item, kind.value_type) for item in value]
+    if pa.types.is_struct(kind):
+        # `get`: the value may be of a shard that lacks a field which others have.
+        return {field.name: without_fieldless(value.get(field.name), field.type) for field in kind} or None
+    return value
 
 
 def feature(kind: pa.DataType) -> Any:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from datakit.errors import ConfigError, StoreError, did_you_mean
 from datakit.store.contents import canonical
-from datakit.store.features import is_jsonable, plain_type
+from datakit.store.features import has_fieldless, is_jsonable, plain_type, without_fieldless
 from datakit.store.layout import Layout, ShardPlan
 from datakit.store.tar import BLOCK, SampleRecord
 
@@ -47,10 +47,11 @@ def published_rows(rows: pa.Table, layout: Layout, schema: pa.Schema | None = No
     """
     key = _key_column(rows)
     names = _names(rows, layout, key)
-    wanted = pa.schema([(KEY, pa.string()), *((name, _type(rows, name, schema)) for name in names)])
+    kinds = [pa.string(), *(_type(rows, name, schema) for name in names)]
+    wanted = pa.schema(list(zip([KEY, *names], map(plain_type, kinds), strict=True)))
     _check(wanted, layout)
-    chosen = rows.select([key, *names]).rename_columns([KEY, *names]).cast(wanted)
-    columns = [pa.array(chosen.column(name).to_pylist(), wanted.field(name).type) for name in wanted.names]
+    chosen = zip(rows.select([key, *names]).columns, kinds, strict=True)
+    columns = [pa.array(_values(column, kind), plain_type(kind)) for column, kind in chosen]
     return pa.Table.from_arrays(columns, schema=wanted)
 
 
@@ -112,7 +113,10 @@ def read_metadata(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Rows of one shard. Raises StoreError naming the file, also where a column is not there."""
     try:
         with pq.ParquetFile(path) as file:  # `read_table` loads the data set machinery: 8 MB for one file
-            missing = set(columns or ()) - set(file.schema_arrow.names)
+            names = file.schema_arrow.names
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise StoreError(f"{path} is not readable metadata: it has {', '.join(twice)} more than once")
+            missing = set(columns or ()) - set(names)
             if missing:
                 raise StoreError(
                     f"{path} is not readable metadata: it has no column {', '.join(sorted(missing))}"
@@ -153,8 +157,16 @@ def _names(rows: pa.Table, layout: Layout, key: str) -> list[str]:
 
 def _type(rows: pa.Table, name: str, schema: pa.Schema | None) -> pa.DataType:
     if schema is not None and name in schema.names:
-        return plain_type(schema.field(name).type)
-    return plain_type(rows.schema.field(name).type)
+        return schema.field(name).type
+    return rows.schema.field(name).type
+
+
+def _values(column: pa.ChunkedArray, kind: pa.DataType) -> list[Any]:
+    """Those of a column for the plain type of `kind`."""
+    if has_fieldless(kind):  # which Arrow casts to nothing
+        return [without_fieldless(value, kind) for value in column.to_pylist()]
+    values: list[Any] = column.cast(plain_type(kind)).to_pylist()
+    return values
 
 
 def _check(wanted: pa.Schema, layout: Layout) -> None:

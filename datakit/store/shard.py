@@ -120,8 +120,8 @@ def _add(
             image = image.blob or image.encoded
         if arrow and isinstance(image, Blob):
             image = image.read()
-        _check_type(image, extension)
-        tar.add(key, {extension: image, **_members(row, layout)})
+        check_type(image, extension)
+        tar.add(key, {extension: image, **members(row, layout)})
     except (SampleError, OSError, EOFError, ValueError) as problem:
         raise StoreError(f"sample {key} cannot be published: {problem}") from problem
     if arrow and isinstance(image, bytes):
@@ -129,26 +129,30 @@ def _add(
     return image.size if isinstance(image, Blob) else len(image)
 
 
-def _check_type(image: Blob | bytes, extension: str) -> None:
+def check_type(image: Blob | bytes, extension: str) -> None:
+    """Raises ValueError for an image that is not of the type that `extension` names."""
     found = format_of(image.head(16) if isinstance(image, Blob) else image[:16])
     if found is None or EXTENSIONS[found] != extension:
         raise ValueError(f"its image is no {extension}; convert it before publishing")
 
 
-def _members(row: dict[str, Any], layout: Layout) -> dict[str, bytes]:
-    """The members beside the image; the same ones for every sample, or readers drop columns."""
-    members = {}
+def members(row: dict[str, Any], layout: Layout) -> dict[str, bytes]:
+    """The members beside the image; the same ones for every sample, or readers drop columns.
+
+    Raises ValueError for a value that its member cannot hold.
+    """
+    found = {}
     if layout.json_fields:
         # No NaN: JSON has none, and readers differ in what they make of it.
         fields = {name: row[name] for name in layout.json_fields}
-        members["json"] = json.dumps(
+        found["json"] = json.dumps(
             fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
         ).encode()
     if layout.label:
-        members["cls"] = str(_label(row[layout.label], layout)).encode()
+        found["cls"] = str(_label(row[layout.label], layout)).encode()
     if layout.caption:
-        members["txt"] = (row[layout.caption] or "").encode()
-    return members
+        found["txt"] = (row[layout.caption] or "").encode()
+    return found
 
 
 def _label(value: Any, layout: Layout) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,15 @@ import pyarrow as pa
 
 from datakit.errors import StoreError
 from datakit.store.contents import Contents, read_contents
-from datakit.store.layout import MANIFEST, File, ShardEntry
+from datakit.store.layout import MANIFEST, File
 from datakit.store.metadata import KEY, read_metadata
 from datakit.store.owned import OURS
 from datakit.store.verify_shard import Problem, compare_shard
+from datakit.store.wids import wids_index
 
 CHUNK = 1 << 20  # bytes
 SHOWN = 50  # problems in the text for people; the JSON has all
+_CONFIG = ".huggingface.yaml"  # says what `datasets` reads, before the card
 _READ_BY_OTHERS = {"data": ".tar", "metadata": ".parquet", "lists": ".parquet", "arrow": ".arrow"}
 
 
@@ -142,7 +143,7 @@ def _strangers(root: Path, contents: Contents) -> Iterator[Problem]:
             continue
         if ".part-" in path.name:
             yield Problem(file=name, reason="unfinished", detail="left by a write that did not end")
-        elif path.suffix and _READ_BY_OTHERS.get(parts[0]) == path.suffix:
+        elif name == _CONFIG or (path.suffix and _READ_BY_OTHERS.get(parts[0]) == path.suffix):
             yield Problem(file=name, reason="unlisted", detail="no file of the manifest")
 
 
@@ -169,20 +170,16 @@ def _counts(
             detail = f"{len(found)} rows, {entry.samples} samples were written"
             yield Problem(file=path, reason="count", detail=detail)
     for split, shards in contents.splits.items():
-        if (path := f"data/{split}.index.json") not in bad:
-            yield from _wids(root, path, shards)
+        # Against the manifest's bytes and digest: whatever is not in `bad` is as they say.
+        path = f"data/{split}.index.json"
+        if path not in bad and contents.files[path] != _described(
+            path, wids_index(contents.name, split, shards)
+        ):
+            yield Problem(file=path, reason="count", detail="not the index of the manifest's shards")
 
 
-def _wids(root: Path, path: str, entries: Sequence[ShardEntry]) -> Iterator[Problem]:
-    expected = [(entry.tar.path.removeprefix("data/"), entry.samples) for entry in entries]
-    try:
-        shards = json.loads((root / path).read_bytes())["shardlist"]
-        found = [(shard["url"], shard["nsamples"]) for shard in shards]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
-        yield Problem(file=path, reason="count", detail=f"not a wids index: {problem}")
-        return
-    if found != expected:
-        yield Problem(file=path, reason="count", detail="its shards or counts are not those of the manifest")
+def _described(path: str, data: bytes) -> File:
+    return File(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def _keys(
@@ -193,7 +190,7 @@ def _keys(
     for path, found in keys.items():
         yield from _repeated(path, found.to_pylist(), known)
     for path in (f"lists/{name}.parquet" for name in contents.selections):
-        listed, problem = _listed(root, path, bad)
+        listed, problem = _listed(root, path, bad, [KEY, "split"])
         if problem:
             yield problem
         seen: set[str] = set()
@@ -210,11 +207,16 @@ def _repeated(path: str, keys: Iterable[str], seen: set[str]) -> Iterator[Proble
         seen.add(key)
 
 
-def _listed(root: Path, path: str, bad: Container[str]) -> tuple[pa.ChunkedArray | None, Problem | None]:
-    """The column `key` of a file; None for one that is not as written, and with a problem if that is new."""
+def _listed(
+    root: Path, path: str, bad: Container[str], columns: Sequence[str] = (KEY,)
+) -> tuple[pa.ChunkedArray | None, Problem | None]:
+    """The column `key` of a file; None for one that is not as written, and with a problem if that is new.
+
+    columns: those that the file must have, `key` among them.
+    """
     if path in bad:
         return None, None
     try:
-        return read_metadata(root / path, [KEY])[KEY].cast(pa.string()).fill_null(""), None
+        return read_metadata(root / path, columns)[KEY].cast(pa.string()).fill_null(""), None
     except (StoreError, pa.ArrowException) as problem:
         return None, Problem(file=path, reason="count", detail=str(problem))

@@ -18,11 +18,21 @@ from datakit.store.arrow import features_of
 from datakit.store.features import IMAGE_TYPE
 from datakit.store.layout import Layout, ShardEntry, ShardPlan
 from datakit.store.metadata import KEY, LOCATION, is_marked, location, read_metadata
+from datakit.store.shard import check_type, members
 from datakit.store.tar import SampleRecord
 from datakit.store.tar_reader import iter_samples
 
 # What pyarrow raises on files that no writer of ours made, and conversions to Python on values out of range.
-_UNFIT = (OSError, pa.ArrowException, ValueError, LookupError, TypeError, ArithmeticError, ConfigError)
+_UNFIT = (
+    OSError,
+    pa.ArrowException,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    ConfigError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,25 +116,20 @@ def _sample(
     if detail := _disagreement(fields, row, layout):
         yield Problem(file=path, reason="sample", detail=detail, key=key)
     try:
+        check_type(fields[extension], extension)
         _ = Image(fields[extension]).array
-    except SampleError as problem:
+    except (SampleError, ValueError) as problem:
         yield Problem(file=path, reason="image", detail=str(problem), key=key)
 
 
 def _disagreement(fields: dict[str, bytes], row: dict[str, Any], layout: Layout) -> str:
-    """In what the members differ from the metadata; empty if in nothing."""
+    """Which members are not, byte for byte, those that the metadata make; empty if none."""
     try:
-        if layout.json_fields and json.loads(fields["json"]) != {
-            name: row[name] for name in layout.json_fields
-        }:
-            return "json is not what the metadata has"
-        if layout.label and int(fields["cls"]) != row[layout.label]:
-            return f"cls is not the metadata's {row[layout.label]}"
-        if layout.caption and fields["txt"].decode() != (row[layout.caption] or ""):
-            return "txt is not the metadata's caption"
-    except (ValueError, RecursionError) as problem:
-        return f"a member does not parse: {problem}"
-    return ""
+        wanted = members(row, layout)
+    except (ValueError, TypeError, AttributeError, RecursionError) as problem:
+        return f"the metadata make no members: {problem}"
+    wrong = [name for name, data in wanted.items() if fields[name] != data]
+    return f"{', '.join(wrong)} not as the metadata make it" if wrong else ""
 
 
 def _arrow(root: Path, path: str, rows: pa.Table, layout: Layout, images: Sequence[str]) -> Iterator[Problem]:

@@ -45,6 +45,21 @@ def test_a_held_out_class_that_lies_under_an_id_class_is_found(good: Build) -> N
     assert not found["passed"] and found["detail"]["nested"] == [["swift", "siskin"]]
 
 
+@pytest.mark.parametrize("level", ["Siskins", "SISKIN", "spinus"])
+def test_nesting_is_found_however_a_level_is_spelt(good: Build, level: str) -> None:
+    rows = good.where(class_name="swift")
+    broken = good.planted(taxonomy={row: ["Songbird", "finch", level] for row in rows})
+    found = broken.find(check_class_disjoint, synonyms=[["siskin", "spinus"]])
+    assert not found["passed"] and found["detail"]["nested"] == [["swift", "siskin"]]
+
+
+def test_an_id_class_that_lies_under_a_held_out_class_is_found(good: Build) -> None:
+    rows = good.where(class_name="siskin")
+    broken = good.planted(taxonomy={row: ["songbirds", "finches", "swift"] for row in rows})
+    found = broken.find(check_class_disjoint)
+    assert not found["passed"] and found["detail"]["nested"] == [["siskin", "swift"]]
+
+
 def test_labels_are_contiguous_and_a_gap_or_a_swap_is_found(good: Build) -> None:
     found = good.find(check_label_table)
     assert found["passed"] and found["detail"]["id_classes"] == 9
@@ -85,6 +100,41 @@ def test_a_label_of_two_classes_is_found(good: Build) -> None:
     row = good.where(class_name="siskin")[0]
     found = good.planted(orig_label={row: 1}).misfiled(orig_label={row: 1}).find(check_label_table)
     assert not found["passed"] and "label and class not one to one" in found["detail"]
+
+
+def test_a_class_of_two_labels_is_found(good: Build) -> None:
+    row = good.where(class_name="siskin")[0]
+    found = good.planted(orig_label={row: 99}).misfiled(orig_label={row: 99}).find(check_label_table)
+    assert found["detail"]["label and class not one to one"] == ["siskin is [0, 99]"]
+
+
+def test_classes_that_change_names_are_found_though_labels_go_along(good: Build) -> None:
+    after = {"siskin": "linnet", "linnet": "serin", "serin": "siskin"}
+    names, labels = good.split["class_name"].to_pylist(), good.split["label"].to_pylist()
+    label_of = {name: label for name, label in zip(names, labels, strict=True) if label >= 0}
+    moved = [i for i, name in enumerate(names) if name in after]
+    broken = good.misfiled(
+        class_name={i: after[names[i]] for i in moved},
+        label={i: label_of[after[names[i]]] for i in moved if labels[i] >= 0},
+    )
+    found = broken.find(check_label_table)
+    assert not found["passed"] and found["detail"]["class of another"] == [
+        "linnet is told to be serin", "serin is told to be siskin", "siskin is told to be linnet",
+    ]  # fmt: skip
+    assert found["count"] == 3 and len(found["keys"]) == len(moved)
+
+
+def test_images_of_a_held_out_class_that_are_booked_as_id_are_found(good: Build) -> None:
+    rows = good.where(class_name="swift")[:3]
+    siskin = good.where(class_name="siskin", publish="train")[0]
+    taken = {
+        name: dict.fromkeys(rows, good.split[name][siskin].as_py())
+        for name in ("class_name", "role", "split", "publish", "label", "tier", "reason")
+    }
+    nothing = {"orig_label": dict.fromkeys(range(len(good.rows)))}
+    found = good.planted(**nothing).misfiled(**nothing, **taken).find(check_label_table)
+    assert not found["passed"] and found["summary"] == "class of another: swift is told to be siskin"
+    assert found["keys"] == sorted(good.split["key"][row].as_py() for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +195,14 @@ def test_an_outlier_below_a_root_is_found_by_taxonomy_and_name(good: Build) -> N
     assert not by_path.find(check_outlier_taxonomy)["passed"]
     by_name = good.misfiled(class_name={row: "Kestrels"})
     assert not by_name.find(check_outlier_taxonomy)["passed"]
+
+
+@pytest.mark.parametrize("role", ["ood", "val_ood"])
+def test_an_outlier_that_is_a_held_out_class_is_found(good: Build, role: str) -> None:
+    larks = good.where(class_name="lark", role="ood")
+    row = good.where(publish="outliers")[0]
+    broken = good.misfiled(role=dict.fromkeys(larks, role), class_name={row: "Larks"})
+    assert not broken.find(check_outlier_taxonomy)["passed"]
 
 
 def test_an_outlier_below_a_root_is_found_by_wordnet(good: Build, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from datakit.check.fg_ood_classes import Album, class_rows, split_notes, tier_rows
 from datakit.check.fg_ood_page import fg_ood_page
 from datakit.check.fg_ood_validation import gather_validation
+from datakit.check.report_data import MetricRow
 from datakit.image import Image
 from datakit.recipes.fg_ood import Config, Holdout, recipe
 from datakit.stage import Ref
@@ -105,6 +106,14 @@ def test_tiers_and_classes_have_the_distances_of_the_split(measured: tuple[str, 
     assert "by the class means of the features of efficientnet-lite0" in text
 
 
+def test_images_without_a_class_are_no_class_of_their_tier(measured: tuple[str, Build]) -> None:
+    tiers, build = measured
+    nameless = build.misfiled(class_name=dict.fromkeys(build.where(class_name="chair")))
+    album = Album(nameless.rows, nameless.split)
+    rows = tier_rows(nameless.split, album, notes=split_notes(tiers), measured_on="")
+    assert {row.name: row.classes for row in rows}["outlier"] == 1
+
+
 def test_a_class_shows_published_pictures_and_an_id_class_its_test_first(measured: tuple[str, Build]) -> None:
     _, build = measured
     every = build.split["class_name"].to_pylist()
@@ -165,6 +174,18 @@ def test_the_printed_command_is_one_that_a_shell_reads_back(measured: tuple[str,
     ]
 
 
+@pytest.mark.parametrize(
+    ("detectors", "quoted"), [(("energy", "msp"), ("ce", "msp")), (("energy", "knn"), None)]
+)
+def test_the_headline_is_one_that_was_measured(
+    detectors: Sequence[str], quoted: tuple[str, str] | None
+) -> None:
+    row = {name: 0 for name in MetricRow.__dataclass_fields__} | {"method": "ce"}
+    loop = {name: [] for name in ("accuracy", "null_control", "curves", "notes", "scores", "keys")}
+    found = gather_validation([loop | {"rows": [row | {"detector": name} for name in detectors]}], [])
+    assert found and found.headline == quoted
+
+
 def test_probes_are_named_as_people_write_them() -> None:
     row = {"seed": 0, "tier": "near", "auroc": 0.9, "n_ood": 5}
     rows = [
@@ -195,3 +216,23 @@ def test_a_pair_says_which_of_the_two_were_dropped(
     marked = alike.misfiled(reason={rows[at]: "duplicate" for at in gone})
     keys = [build.rows.data["__key__"][row].as_py() for row in rows]
     assert said.format(*keys) in words(page(tiers, marked))
+
+
+@pytest.mark.parametrize(
+    ("reasons", "said"),
+    [(("kin",), "one left out: kin"), (("kin", "not_drawn"), "both left out: kin and not_drawn")],
+)
+def test_a_pair_in_no_list_is_not_called_kept(
+    measured: tuple[str, Build], reasons: Sequence[str], said: str
+) -> None:
+    tiers, build = measured
+    rows = build.where(publish="train")[:2]
+    alike = build.planted(
+        phash=dict.fromkeys(rows, f"{0:016x}"), phash_flip=dict.fromkeys(rows, f"{255:016x}")
+    )
+    left = dict(zip(rows, reasons, strict=False))
+    out = replace(alike, rows=PictureRows(alike.rows.data)).misfiled(
+        reason=left, role=dict.fromkeys(left, "unused"), publish=dict.fromkeys(left, "reserve")
+    )
+    text = words(page(tiers, out))
+    assert said in text and "kept: both in" not in text and "kept in two" not in text

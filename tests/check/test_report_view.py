@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import pytest
+
+from datakit.check.finding import Finding, first_keys
 from datakit.check.report import render_report
+from datakit.check.report_checks import checks_view
 from datakit.check.report_data import ClassRow, ReportData
 
 from .report_makers import report, words
@@ -45,3 +49,14 @@ def test_distances_are_named_after_what_was_measured() -> None:
     assert '<td class="num">0.125</td>' in page
     pairs = words(render_report(replace(report(), attributes="the beaks' vectors")))
     assert "d = 1 distance 0.250" in pairs and "1 − cosine to it in the beaks' vectors." in pairs
+
+
+@pytest.mark.parametrize(("named", "cut"), [(49, False), (60, True)])
+def test_a_finding_counts_no_images_that_it_does_not_know_of(named: int, cut: bool) -> None:
+    """`count` is of violations: one image may be in many, and one of them may name many images."""
+    keys = first_keys(f"k{at:02}" for at in range(named))
+    found = Finding(id="x", severity="fail", passed=False, summary="s", count=200, keys=keys).to_json()
+    (group,) = checks_view([found])["groups"]
+    assert group["rows"][0]["cut"] == cut and len(group["rows"][0]["keys"]) == min(named, 50)
+    text = words(render_report(ReportData(title="t", findings=(found,))))
+    assert ("the first 50" in text) == cut and not re.search(r"and \d+ more", text)

@@ -40,6 +40,20 @@ def test_a_wrong_distance_and_a_wrong_nearest_class_are_found(good: Build, role:
     assert not found["passed"] and "lark has nearest ID class kestrel" in found["summary"]
 
 
+@pytest.mark.parametrize("path", [["songbirds", "finches"], ["songbirds", "swallows"]])
+def test_a_coarse_class_with_kin_in_id_is_found(good: Build, path: list[str]) -> None:
+    rows = good.where(class_name="cup")
+    distance = 1 if path[1] == "finches" else 2
+    kin = good.planted(taxonomy=dict.fromkeys(rows, path)).misfiled(
+        tax_distance=dict.fromkeys(rows, distance),
+        nearest_id_class=dict.fromkeys(rows, "siskin"),
+    )
+    found = kin.find(check_tax_distance)
+    assert not found["passed"] and found["detail"]["problems"] == [
+        f"cup is coarse, but shares an ancestor with {'linnet' if distance == 1 else 'bunting'}"
+    ]
+
+
 def test_tiers_that_are_not_monotone_are_found(good: Build) -> None:
     rows = good.where(class_name="barn owl")
     found = good.misfiled(tier=dict.fromkeys(rows, "near")).find(check_tax_distance)

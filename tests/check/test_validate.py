@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from datakit.check import validate
 from datakit.check.validate import reference_loop
 from datakit.errors import CatalogError
 from datakit.rng import rng_for
 from datakit.stage import Ref
 from datakit.stages.columns import TableRows
+from datakit.train.ood_loop import LoopResult
 
 pytest.importorskip("torch")
 SIDE = 16
@@ -57,6 +59,15 @@ def loop(lists: Mapping[str, list[str]]) -> dict[str, Any]:
 def test_a_class_on_two_sides_is_left_to_the_checks(leak: dict[str, list[str]]) -> None:
     """A refusal here would end the build before its report, and without the check's name."""
     assert {row["method"] for row in loop(LISTS | leak)["rows"]} == {"ce", "oe"}
+
+
+def test_scores_are_stored_as_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near 1 the scores of a sure model differ by less than a millionth, and a tie is another ROC curve."""
+    scores_N = 1 - np.array([1e-9, 2e-9, 3e-9])
+    empty: dict[str, Any] = {name: [] for name in LoopResult.__dataclass_fields__}
+    result = LoopResult(**empty | {"seed": 0, "scores": {"ce/msp/test": scores_N}, "predictions": {}})
+    monkeypatch.setattr(validate, "run_loop", lambda *_, **__: result)
+    assert loop(LISTS)["scores"] == {"ce/msp/test": scores_N.tolist()}
 
 
 @pytest.mark.parametrize("missing", ["train", "val", "test", "near_ood"])

@@ -69,6 +69,21 @@ def test_kin_share_a_unit_by_identity_variant_name_and_nesting() -> None:
     assert len(set(units.values())) == 6
 
 
+def test_kin_by_nesting_are_found_however_a_level_is_spelt() -> None:
+    found = by_class(
+        class_table(synonyms=[["hawk", "accipiter"]])(
+            rows(
+                {"class_name": "falcon", "taxonomy": ["birds"]},
+                {"class_name": "kestrel", "taxonomy": ["Bird", "Falcons"]},
+                {"class_name": "hawk", "taxonomy": ["birds"]},
+                {"class_name": "goshawk", "taxonomy": ["birds", "Accipiters"]},
+            )
+        )
+    )
+    units = {name: row["unit"] for name, row in found.items()}
+    assert units["falcon"] == units["kestrel"] != units["hawk"] == units["goshawk"]
+
+
 def test_a_class_with_several_labels_has_none_and_with_two_parents_is_refused() -> None:
     twice = rows({"class_name": "a", "orig_label": 1}, {"class_name": "a", "orig_label": 2})
     assert class_table()(twice)["orig_label"].to_pylist() == [None]

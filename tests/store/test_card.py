@@ -67,6 +67,7 @@ def test_the_yaml_is_what_datasets_itself_would_write_and_read() -> None:
 def test_types_that_readers_differ_on_are_made_plain() -> None:
     odd = pa.dictionary(pa.int8(), pa.large_string())
     assert plain_type(odd) == pa.string()
+    assert plain_type(pa.list_(pa.struct([]))) == pa.list_(pa.string())
     assert plain_type(pa.list_(pa.null())) == pa.list_(pa.string())
     assert plain_type(pa.list_(pa.float16(), 4)) == pa.list_(pa.float32())
     assert plain_type(pa.struct([("a", odd)])) == pa.struct([("a", pa.string())])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image as pil
 
 from datakit.blob import Blob
 from datakit.errors import StoreError
@@ -34,6 +37,14 @@ def test_arrays_keep_every_value_and_their_type(shape: tuple[int, ...]) -> None:
     assert np.array_equal(first, arrays[0]) and np.array_equal(second, arrays[1])
 
 
+def test_vectors_of_no_length_are_lists() -> None:
+    table = columns(np.zeros(0), None, np.zeros(0))
+    assert table.schema.field("v").type == pa.list_(pa.float64())
+    assert table["v"].to_pylist() == [[], None, []]
+    over = one_table([columns(np.zeros(0)), columns(np.ones(2))])
+    assert over["v"].to_pylist() == [[], [1.0, 1.0]]
+
+
 def test_vectors_of_one_length_are_lists_of_that_length() -> None:
     table = columns(np.zeros(3, np.float32), np.ones(3, np.float32))
     assert table.schema.field("v").type == pa.list_(pa.float32(), 3)
@@ -51,6 +62,11 @@ def test_vectors_of_one_length_are_lists_of_that_length() -> None:
         ({"a": 1}, {"a": np.zeros((9, 9))}),
         (1, Image(b"")),
         (Blob("/x", 0, 1), "a"),
+        (1, pil.new("RGB", (2, 2))),
+        ("a", [object()]),
+        (1, {"a": {object()}}),
+        (None, {object(): 1}),
+        (date(2020, 1, 2), object()),
     ],
 )
 def test_a_value_that_no_column_holds_is_named(values: tuple[Any, ...]) -> None:
@@ -66,6 +82,22 @@ def test_one_column_of_two_types_is_text_in_a_shard_and_over_shards() -> None:
         assert inside["v"].to_pylist() == [str(first), str(second)]
         assert over["v"].to_pylist() == [str(first), None, str(second)]
         assert one_schema([columns(first).schema, columns(second).schema]) == over.schema
+
+
+def test_a_date_beside_a_moment_is_text_and_keeps_the_hour() -> None:
+    day, moment = date(2020, 1, 2), datetime(2020, 1, 2, 3, 4)
+    for first, second in ((day, moment), (moment, day), ([day], [moment]), ({"a": [day]}, {"a": [moment]})):
+        inside = columns(first, None, second)
+        assert inside["v"].to_pylist() == [str(first), None, str(second)]
+        over = one_table([columns(first), columns(None), columns(second)])
+        assert over["v"].type == inside["v"].type == pa.string()
+    both = {"date32": moment, "day": day}
+    assert columns(both, None, both)["v"].to_pylist() == [both, None, both]
+
+
+def test_values_as_of_json_are_text_beside_others() -> None:
+    for value in (b"x", Decimal("1.5"), np.float32(2), (1, {"a": [None, True]})):
+        assert columns([1.5], value)["v"].to_pylist() == ["[1.5]", str(value)]
 
 
 def test_types_that_go_together_stay_numbers() -> None:

@@ -96,7 +96,8 @@ def test_names_of_all_splits(tmp_path: Path, toys: list[Any], build_store: Build
 
 
 @pytest.mark.parametrize(
-    ("split", "label", "said"), [("test", -1, "has no class"), ("far_ood", 0, "has the label 0")]
+    ("split", "label", "said"),
+    [("test", -1, "has no class"), ("far_ood", 0, "has the label 0"), ("outliers", 0, "has the label 0")],
 )
 def test_labels_against_the_meaning_of_their_list(
     tmp_path: Path, build_store: Build, split: str, label: int, said: str
@@ -223,6 +224,26 @@ def test_imagefolder_loads_in_torchvision(store_root: Path, tmp_path: Path) -> N
     assert len(rows) == 20
     assert rows.classes == ["1_0", "a_b_c", "no"]
     assert json.loads((tmp_path / "out" / "datakit-export.json").read_bytes())["complete"] is True
+
+
+def test_imagefolder_loads_in_datasets_with_all_its_splits(tmp_path: Path, build_store: Build) -> None:
+    from datasets import load_dataset
+
+    splits = ["train", "test", "no", "near_ood"]  # `no`: false to a careless YAML writer
+    table = pa.table(
+        {
+            "key": [f"bird-{number:04d}" for number in range(10)],
+            "split": [splits[min(number, 3)] for number in range(10)],
+            "label": [0, 0, 0, *[-1] * 7],
+        }
+    )
+    build_store(tmp_path / "s", selections={"four": table})
+    export_imagefolder(open_store(tmp_path / "s"), tmp_path / "out", selection="four")
+    loaded = load_dataset(str(tmp_path / "out"))
+    assert {split: rows.num_rows for split, rows in loaded.items()} == {
+        "train": 1, "test": 1, "no": 1, "near_ood": 7,
+    }  # fmt: skip
+    assert loaded["near_ood"][0]["image"].size == (24, 20)
 
 
 def test_the_words_of_the_command(store_root: Path, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_refused_build_leaves_no_folder(words: list[str], tmp_path: Path) -> N
         ("shares=1", "shares=1.0: give one for each of near, mid, far"),
         ("per_shard=0", "per_shard=0: must be at least 1"),
         ("quality=0", "intake.quality=0: must be from 1 to 100"),
-        ("phash_bits=65", "leaks.phash_bits=65: must be from 0 to 64"),
+        ("phash_bits=65", "leaks.phash_bits=65: must be from 0 to 31"),
         ("train.epochs=0", "epochs=0 must be above 0"),
         ("methods=msp", "unknown method msp"),
     ],

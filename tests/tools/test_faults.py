@@ -1,0 +1,32 @@
+"""Every fault campaign, at a few of its cases; `tools/faults.py` runs them at their full figures."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+NAMES = sorted(path.stem for path in (TOOLS / "fault_cases").glob("f[0-9][0-9]_*.py"))
+
+
+@pytest.fixture
+def cases(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    yield importlib.import_module("fault_cases")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fault_cases"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_small_draw_of_each_campaign_holds(name: str, cases: ModuleType, tmp_path: Path) -> None:
+    module = importlib.import_module(f"fault_cases.{name}")
+    said: list[str] = []
+    outcome = module.run(module.SUITE, 1, tmp_path, said.append)
+    assert outcome.cases >= module.SUITE
+    assert not outcome.failures, "\n".join(outcome.failures)
+    assert module.CASES >= module.SUITE and module.TITLE and module.WANTED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datakit.errors import ConfigError, StoreError
+from datakit.store.files import Files, LocalFiles
 from datakit.store.layout import FORMAT, MANIFEST, VERSION, File, Layout, ShardEntry, ShardPlan, StoreInfo
 from datakit.store.owned import inside
 
@@ -87,18 +89,23 @@ def canonical(value: Mapping[str, Any]) -> bytes:
     return text.encode() + b"\n"
 
 
-def read_contents(root: Path) -> Contents:
-    """The manifest of the store at `root`.
+def read_contents(root: str | os.PathLike[str]) -> Contents:
+    """The manifest of the store in this folder; see `contents_of`."""
+    return contents_of(LocalFiles(Path(root)))
+
+
+def contents_of(files: Files) -> Contents:
+    """The manifest of the store that these files are.
 
     Raises StoreError if there is none, any bit of it changed, or its parts say different things.
     """
-    path = root / MANIFEST
+    path = f"{files.name}/{MANIFEST}"
     try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(f"{root} is no store: it has no {MANIFEST}, which a build writes last") from None
-    except OSError as problem:
-        raise StoreError(f"{path} cannot be read: {problem.strerror}") from problem
+        data = files.read(MANIFEST)
+    except FileNotFoundError:
+        raise StoreError(
+            f"{files.name} is no store: it has no {MANIFEST}, which a build writes last"
+        ) from None
     try:
         value = json.loads(data)
         if value["format"] != FORMAT:

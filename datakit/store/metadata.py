@@ -109,10 +109,17 @@ def to_parquet(table: pa.Table, marks: Mapping[str, str] | None = None) -> bytes
     return sink.getvalue()
 
 
-def read_metadata(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows of one shard. Raises StoreError naming the file, also where a column is not there."""
+def read_metadata(
+    path: str | Path, columns: Sequence[str] | None = None, *, data: bytes | None = None
+) -> pa.Table:
+    """Rows of one shard. Raises StoreError naming the file, also where a column is not there.
+
+    data: the file's bytes, where they are at hand.
+    """
     try:
-        with pq.ParquetFile(path) as file:  # `read_table` loads the data set machinery: 8 MB for one file
+        with pq.ParquetFile(
+            path if data is None else pa.BufferReader(data)
+        ) as file:  # `read_table` loads the data set machinery: 8 MB for one file
             names = file.schema_arrow.names
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise StoreError(f"{path} is not readable metadata: it has {', '.join(twice)} more than once")
@@ -128,10 +135,10 @@ def read_metadata(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise StoreError(f"{path} is not readable metadata: {problem}") from problem
 
 
-def read_metadata_schema(path: Path) -> pa.Schema:
-    """With the mark of the layout. Raises StoreError naming the file."""
+def read_metadata_schema(path: str | Path, *, data: bytes | None = None) -> pa.Schema:
+    """With the mark of the layout. Raises StoreError naming the file. data: its bytes, where they are at hand."""
     try:
-        return pq.read_schema(path)
+        return pq.read_schema(path if data is None else pa.BufferReader(data))
     except _DAMAGED as problem:
         raise StoreError(f"{path} is not readable metadata: {problem}") from problem
 

@@ -10,6 +10,7 @@ Small and exact; the loader that shuffles, shards by worker and resumes is anoth
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,28 +24,38 @@ from datakit.blob import Blob
 from datakit.errors import ConfigError, StoreError, did_you_mean
 from datakit.image import Image
 from datakit.stage import Sample
-from datakit.store.contents import Contents, read_contents
+from datakit.store.contents import Contents, contents_of
+from datakit.store.files import Files, Handle, open_files
 from datakit.store.layout import Layout, ShardEntry
 from datakit.store.metadata import KEY, read_metadata, read_metadata_schema
 from datakit.store.tar import SampleRecord
-from datakit.store.tar_reader import read_sample
+from datakit.store.tar_reader import read_sample_of
 
 _PLACE = (KEY, "shard", "offset", "size", "xxh3")
 
 
-def open_store(path: str | Path) -> Store:
-    """The store in this folder. Raises StoreError if there is none, or its manifest is damaged."""
-    root = Path(path)
-    return Store(root, read_contents(root))
+def open_store(place: str | os.PathLike[str]) -> Store:
+    """The store in this folder or at this URL. Raises StoreError if there is none, or its manifest is damaged."""
+    files = open_files(place)
+    return Store(files, contents_of(files))
 
 
 class Store:
     """Splits by name. `selection`: the name of the list that makes them; None, as they lie in the shards."""
 
-    def __init__(self, root: Path, contents: Contents, selection: str | None = None) -> None:
-        self.root = root
+    def __init__(self, files: Files, contents: Contents, selection: str | None = None) -> None:
+        self.files = files
         self.contents = contents
         self.selection = selection
+
+    @property
+    def root(self) -> Path:
+        """Its folder. Raises ConfigError where it is on no disk of this machine."""
+        if self.files.local is None:
+            raise ConfigError(
+                f"{self.files.name} is not on this machine, which this needs; copy it here first"
+            )
+        return self.files.local
 
     @property
     def name(self) -> str:
@@ -91,15 +102,14 @@ class Store:
         if selection not in self.selections:
             hint = did_you_mean(selection, self.selections)
             raise ConfigError(
-                f"{self.root} has no selection {selection}{hint}; it has {_named(self.selections)}"
+                f"{self.files.name} has no selection {selection}{hint}; it has {_named(self.selections)}"
             )
-        return Store(self.root, self.contents, selection)
+        return Store(self.files, self.contents, selection)
 
     def __getitem__(self, split: str) -> SplitView:
         if split not in self.splits:
-            raise ConfigError(
-                f"{self.root} has no split {split}{did_you_mean(split, self.splits)}; it has {_named(self.splits)}"
-            )
+            hint = did_you_mean(split, self.splits)
+            raise ConfigError(f"{self.files.name} has no split {split}{hint}; it has {_named(self.splits)}")
         if self._list is None:
             return SplitView(self, split, self.contents.splits[split])
         chosen = self._list.filter(pc.equal(self._list["split"], split))
@@ -107,13 +117,31 @@ class Store:
         return SplitView(self, split, every, chosen)
 
     def __repr__(self) -> str:
-        return f"Store({str(self.root)!r}, {self.splits})"
+        return f"Store({self.files.name!r}, {self.splits})"
 
     @cached_property
     def _list(self) -> pa.Table | None:
         if self.selection is None:
             return None
-        return read_metadata(self.root / "lists" / f"{self.selection}.parquet")
+        return self.metadata(f"lists/{self.selection}.parquet")
+
+    def metadata(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A table of the tree. Raises StoreError naming the file if it is missing or damaged."""
+        if self.files.local is not None:
+            return read_metadata(self.files.local / path, columns)  # only these columns leave the disk
+        return read_metadata(f"{self.files.name}/{path}", columns, data=self._bytes(path))
+
+    def schema(self, path: str) -> pa.Schema:
+        """Of a table of the tree."""
+        if self.files.local is not None:
+            return read_metadata_schema(self.files.local / path)
+        return read_metadata_schema(f"{self.files.name}/{path}", data=self._bytes(path))
+
+    def _bytes(self, path: str) -> bytes:
+        try:
+            return self.files.read(path)
+        except FileNotFoundError:
+            raise StoreError(f"{path} is missing from {self.files.name}") from None
 
 
 class SplitView:
@@ -138,7 +166,7 @@ class SplitView:
     @property
     def columns(self) -> list[str]:
         """Of `table`."""
-        own = read_metadata_schema(self.store.root / self._shards[0].metadata.path).names
+        own = self.store.schema(self._shards[0].metadata.path).names
         listed = [] if self._chosen is None else self._chosen.column_names
         return list(dict.fromkeys([*own, *listed]))
 
@@ -160,11 +188,9 @@ class SplitView:
         place = self._places.slice(range(len(self))[index], 1).to_pylist()[0]
         shard, key = f"data/{place['shard']}.tar", place[KEY]
         record = SampleRecord(key, place["offset"], place["size"], place["xxh3"])
+        name = f"{self.store.files.name}/{shard}"
         try:
-            fields = read_sample(self.store.root / shard, record, verify=True)
-            sample = _decoded(key, fields, self.store.layout)
-        except FileNotFoundError:
-            raise StoreError(f"{shard} is missing from {self.store.root}") from None
+            sample = _decoded(key, read_sample_of(self._open(shard), name, record), self.store.layout)
         except (KeyError, ValueError) as problem:
             raise StoreError(f"{shard}: sample {key} does not decode: {problem}") from problem
         if self._chosen is not None:
@@ -181,8 +207,9 @@ class SplitView:
         table = self.table(["shard", "image_offset", "image_size"])
         chosen = table if indices is None else table.take(pa.array(np.asarray(indices, np.int64)))
         for row in chosen.to_pylist():
-            path = self.store.root / "data" / f"{row['shard']}.tar"
-            yield Image(Blob(str(path), row["image_offset"], row["image_size"]))
+            path, place = f"data/{row['shard']}.tar", (row["image_offset"], row["image_size"])
+            local = self.store.files.local
+            yield Image(Blob(str(local / path), *place) if local else self._open(path).read(*place))
 
     @cached_property
     def _places(self) -> pa.Table:
@@ -195,18 +222,20 @@ class SplitView:
         return places.combine_chunks()
 
     def _check_size(self, entry: ShardEntry) -> None:
-        try:
-            size = (self.store.root / entry.tar.path).stat().st_size
-        except FileNotFoundError:
-            raise StoreError(f"{entry.tar.path} is missing from {self.store.root}") from None
-        if size != entry.tar.bytes:
+        if (size := self._open(entry.tar.path).size) != entry.tar.bytes:
             raise StoreError(f"{entry.tar.path} has {size} bytes and was written with {entry.tar.bytes}")
+
+    def _open(self, path: str) -> Handle:
+        try:
+            return self.store.files.open(self.store.contents.files[path])
+        except FileNotFoundError:
+            raise StoreError(f"{path} is missing from {self.store.files.name}") from None
 
     def _rows(self, columns: Sequence[str]) -> pa.Table:
         """Columns of the shards' metadata, for the rows of this view."""
         tables = []
         for entry in self._shards:
-            table = read_metadata(self.store.root / entry.metadata.path, list(columns) or [KEY])
+            table = self.store.metadata(entry.metadata.path, list(columns) or [KEY])
             if table.num_rows != entry.samples:
                 raise StoreError(f"{entry.metadata.path} has {table.num_rows} rows, not {entry.samples}")
             tables.append(table)
@@ -217,7 +246,7 @@ class SplitView:
     def _positions(self) -> NDArray[np.int64]:
         """Row, over all shards, of each key of the list."""
         assert self._chosen is not None
-        tables = [read_metadata(self.store.root / entry.metadata.path, [KEY]) for entry in self._shards]
+        tables = [self.store.metadata(entry.metadata.path, [KEY]) for entry in self._shards]
         found = pc.index_in(self._chosen[KEY], value_set=pa.concat_tables(tables)[KEY])
         if found.null_count:
             missing = self._chosen[KEY].filter(pc.is_null(found))[0]

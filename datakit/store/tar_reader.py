@@ -22,6 +22,7 @@ from pathlib import Path
 import xxhash
 
 from datakit.errors import StoreError
+from datakit.store.files import Handle
 from datakit.store.tar import BLOCK, END, SampleRecord
 
 MAX_EXTENDED = 1 << 16  # bytes of a PAX or GNU header, and so of a name
@@ -88,6 +89,11 @@ def read_sample(
     """
     with _opened(shard) as tar:
         return _read(tar, record, verify)
+
+
+def read_sample_of(handle: Handle, name: str, record: SampleRecord) -> dict[str, bytes]:
+    """As `read_sample` with `verify`, from an open file that messages call `name`."""
+    return _read(_Tar(name, handle.size, handle.read), record, verify=True)
 
 
 def iter_samples(

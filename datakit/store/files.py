@@ -1,0 +1,117 @@
+"""The files of a store, wherever they lie: whole small ones, and positional reads of large ones.
+
+`open_files` tells a folder from a URL. Readers know paths relative to the root, never where that is.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from datakit.errors import ConfigError, StoreError
+from datakit.store.layout import File
+
+
+class Handle(Protocol):
+    """A large file, open for positional reads from any thread. It closes when nothing refers to it any more."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it has now."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on, fewer only at its end. Raises StoreError naming the file."""
+        ...
+
+
+class Files(Protocol):
+    """The files of one tree."""
+
+    @property
+    def name(self) -> str:
+        """Of the root, for messages."""
+        ...
+
+    @property
+    def local(self) -> Path | None:
+        """The folder, if it is one of this machine."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """A small file, whole. Raises FileNotFoundError, or StoreError where it cannot be read."""
+        ...
+
+    def open(self, file: File) -> Handle:
+        """A file that the manifest lists. Raises FileNotFoundError, or StoreError where it cannot be opened."""
+        ...
+
+
+def open_files(place: str | os.PathLike[str]) -> Files:
+    """The files below a folder or a URL."""
+    if "://" in (text := os.fspath(place)):
+        raise ConfigError(f"{text}: stores are read from folders of this machine so far; copy it here first")
+    return LocalFiles(Path(text))
+
+
+class LocalFiles:
+    """A folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def name(self) -> str:
+        return str(self.root)
+
+    @property
+    def local(self) -> Path:
+        return self.root
+
+    def read(self, path: str) -> bytes:
+        try:
+            return (self.root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(path) from None
+        except OSError as problem:
+            raise StoreError(f"{self.root / path} cannot be read: {problem.strerror}") from problem
+
+    def open(self, file: File) -> LocalHandle:
+        return LocalHandle(self.root / file.path)
+
+
+class LocalHandle:
+    """A descriptor. Positional reads, not a memory map: a file that shrinks under a map kills its reader."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = -1
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(str(path)) from None
+        except OSError as problem:
+            raise StoreError(f"{path} cannot be opened: {problem.strerror}") from problem
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        try:
+            data = os.pread(self._descriptor, size, offset)
+            # One call gives 2 GiB at most, and over a network perhaps less.
+            while len(data) < size and (more := self._pread(size - len(data), offset + len(data))):
+                data += more
+            return data
+        except OSError as problem:
+            raise StoreError(f"{self.path} cannot be read: {problem.strerror}") from problem
+
+    def _pread(self, size: int, offset: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

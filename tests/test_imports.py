@@ -15,13 +15,22 @@ ARRAYS = tuple(
     f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train")
 )
 REPORT, TRAIN, TIMM = "datakit/check/report", "datakit/train/", "datakit/models/timm_model.py"
-PICTURES = ("datakit/image.py", "datakit/stages/", "datakit/models/", REPORT)
+PICTURES = ("datakit/image.py", "datakit/codec.py", "datakit/stages/", "datakit/models/", REPORT)
 TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "numpy": (ANYWHERE, ARRAYS),
     "pyarrow": (ANYWHERE, ARRAYS),
     "PIL": (PICTURES, (REPORT,)),
     "faiss": (("datakit/stages/", "datakit/check/", "datakit/index/"), ()),
-    "torch": (("datakit/models/", TRAIN, "datakit/store/torch.py", "datakit/run/doctor.py"), (TRAIN, TIMM)),
+    "torch": (
+        (
+            "datakit/models/",
+            TRAIN,
+            "datakit/store/torch.py",
+            "datakit/run/doctor.py",
+            "datakit/store/adapters.py",
+        ),
+        (TRAIN, TIMM, "datakit/store/torch.py"),
+    ),
     "torchvision": (("datakit/models/", TRAIN), (TRAIN,)),
     "timm": (("datakit/models/", TRAIN), (TRAIN, TIMM)),
     "pytorch_ood": ((TRAIN,), (TRAIN,)),

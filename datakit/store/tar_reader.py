@@ -96,6 +96,13 @@ def read_sample_of(handle: Handle, name: str, record: SampleRecord) -> dict[str,
     return _read(_Tar(name, handle.size, handle.read), record, verify=True)
 
 
+def fields_of(data: bytes, record: SampleRecord, name: str) -> dict[str, bytes]:
+    """The fields of one sample out of its bytes, all of them as in the record. StoreError if they are not its."""
+    start = record.offset
+    part = _Tar(name, start + len(data), lambda offset, size: data[offset - start : offset - start + size])
+    return _read(part, record, verify=False)
+
+
 def iter_samples(
     path: str | Path, *, limits: Limits = DEFAULT_LIMITS, skipped: Counter[str] | None = None
 ) -> Iterator[tuple[SampleRecord, dict[str, bytes]]]:

@@ -1,0 +1,160 @@
+"""PyTorch's side of the loader: batches as tensors, a stream of samples, a data set by number.
+
+    loader = open_store(place)["train"].torch(batch_size=256, target_size=224, crop="random", shuffle=True)
+    for batch in loader: batch["image"], batch["label"]      # uint8 (N, 3, 224, 224), int64 (N,)
+
+Imported only when asked for: it imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from datakit.stage import Sample
+from datakit.store.batches import Batches, Failed
+from datakit.store.loader import Samples
+
+PREFETCH = 2  # batches a worker process makes ahead
+
+
+class TorchBatches:
+    """Batches of tensors, epoch after epoch: `len`, `set_epoch`, `state_dict`, `load_state_dict`.
+
+    workers: 0 decodes in threads of this process; else that many processes, which pays only where `transform` is
+    Python that holds the interpreter. The batches are the same, and so is the state.
+    """
+
+    def __init__(
+        self, batches: Batches, *, workers: int = 0, pin_memory: bool = False, context: str | None = None
+    ) -> None:
+        self.batches, self.workers, self.pin_memory, self.context = batches, workers, pin_memory, context
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.workers:
+            for batch in self.batches:
+                yield self._ready(tensors(batch))
+            return
+        samples, given = self.batches.samples, 0
+        samples.advance_to(0)
+        for count, failed, batch in self._loader():
+            given += count
+            samples.advance_to(given)
+            for one in failed:
+                samples.note(one.place, one.reason, one.problem)
+            if batch is not None:
+                yield batch
+        samples.end_epoch()
+
+    def _loader(self) -> DataLoader[Any]:
+        return DataLoader(
+            _WorkerBatches(self.batches),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=PREFETCH,
+            pin_memory=self.pin_memory,
+            multiprocessing_context=self.context,
+        )
+
+    def _ready(self, batch: Any) -> Any:
+        if not self.pin_memory:
+            return batch
+        return {
+            name: value.pin_memory() if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+        }
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batches.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch stands after the batch last handed out; what workers made ahead does not count."""
+        return self.batches.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.batches.load_state_dict(state)
+
+
+class _WorkerBatches(IterableDataset[Any]):
+    """In worker w of k: batches w, w+k, … of the epoch, each with its number of samples and what failed of it.
+
+    A DataLoader asks its workers in turns, so the batches come out in their order.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[tuple[int, list[Failed], Any]]:
+        worker = get_worker_info()
+        assert worker is not None
+        make = self.batches.making()
+        for places in islice(self.batches.places(), worker.id, None, worker.num_workers):
+            made = [make(place) for place in places]
+            failed = [one for one in made if isinstance(one, Failed)]
+            kept = [one for one in made if not isinstance(one, Failed)]
+            yield len(made), failed, tensors(self.batches.collate(kept)) if kept else None
+
+
+class TorchSamples(IterableDataset[Any]):
+    """The samples of one rank as a stream, for a DataLoader of your own; each of its workers takes its share.
+
+    Its workers mix the order among one another; `SplitView.torch` with `batch_size` keeps it, and has a state.
+    """
+
+    def __init__(self, samples: Samples, transform: Callable[[Sample], Any] | None = None) -> None:
+        self.samples, self.transform = samples, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        share = (worker.id, worker.num_workers) if worker else (0, 1)
+        for place in islice(self.samples.places(), share[0], None, share[1]):
+            sample = self.samples.read(place)
+            if sample is not None:
+                yield self.transform(sample) if self.transform else sample
+
+    def set_epoch(self, epoch: int) -> None:
+        self.samples.set_epoch(epoch)
+
+
+class TorchDataset(Dataset[Any]):
+    """The samples of a split by number, for samplers of your own: one positional read a sample."""
+
+    def __init__(self, samples: Samples, transform: Callable[[Sample], Any] | None = None) -> None:
+        self.reading, self.transform = samples.reading, transform
+
+    def __len__(self) -> int:
+        return len(self.reading)
+
+    def __getitem__(self, index: int) -> Any:
+        number = range(len(self))[index]
+        sample = self.reading.read(self.reading.samples(np.array([number]))[0])
+        return self.transform(sample) if self.transform else sample
+
+
+def tensors(batch: Any) -> Any:
+    """Arrays of a batch as tensors that share their memory; images (N, H, W, C) as (N, C, H, W), channels last."""
+    if not isinstance(batch, Mapping):
+        return batch
+    return {name: _tensor(value) for name, value in batch.items()}
+
+
+def _tensor(value: Any) -> Any:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        return value
+    # uint16 and wider unsigned numbers have few operations in torch: labels and tokens are indices, so int64.
+    found = torch.from_numpy(
+        value.astype(np.int64) if value.dtype.kind == "u" and value.itemsize > 1 else value
+    )
+    is_image = value.dtype == np.uint8 and value.ndim == 4 and value.shape[-1] == 3
+    return found.permute(0, 3, 1, 2) if is_image else found

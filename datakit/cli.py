@@ -114,6 +114,27 @@ def verify(root: Path, deep: bool, **how: bool) -> None:
 
 
 @cli.command()
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--show", default=20, type=click.IntRange(0), help="Samples listed of each kind; counts are exact."
+)
+@click.option("--exit-code", is_flag=True, help="Exit 3 where samples, lists or layout differ.")
+@flags
+@click.pass_context
+def diff(ctx: click.Context, /, a: str, b: str, show: int, exit_code: bool, **how: bool) -> None:
+    """What store B has otherwise than store A: samples added, removed, renamed, changed (and in what), moved."""
+    from datakit.store.diff import diff as compare
+    from datakit.store.diff import diff_text
+    from datakit.store.reader import open_store
+
+    found = compare(open_store(a), open_store(b), show=show)
+    give(found.to_json(), diff_text(found), how)
+    if exit_code and not found.equal:
+        ctx.exit(3)
+
+
+@cli.command()
 @flags
 def recipes(**how: bool) -> None:
     """The recipes there are."""

@@ -205,7 +205,13 @@ def clean(root: Path, yes: bool, **how: bool) -> None:
 @click.argument("words", nargs=-1)
 @flags
 def export(words: tuple[str, ...], **how: bool) -> None:
-    """Another tool's layout: export format=openood|imagefolder store=DIR out=DIR [selection=seed1]."""
+    """Another tool's layout: export format=openood|coco|llava|datajuicer|imagefolder|clip-retrieval store=DIR out=DIR.
+
+    \b
+      datakit export format=openood store=builds/mine out=exports/mine selection=seed1
+      datakit export format=coco store=builds/mine out=exports/captions caption=captions
+      datakit export format=clip-retrieval store=builds/mine out=exports/clip embedding=COLUMN sidecar=FILE.parquet
+    """
     from datakit.store.export import export_words
 
     give(*export_words(words), how)

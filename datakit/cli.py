@@ -101,13 +101,16 @@ def _plan(words: Sequence[str], how: dict[str, bool]) -> None:
 @cli.command()
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--deep", is_flag=True, help="Every member and its digest, every image decoded, every row.")
+@click.option("--sidecar", multiple=True, help="A sidecar that lies elsewhere, with --deep; may come again.")
 @flags
-def verify(root: Path, deep: bool, **how: bool) -> None:
+def verify(root: Path, deep: bool, sidecar: tuple[str, ...], **how: bool) -> None:
     """Check a built tree against its manifest; exit 3 and name shard and key where it differs."""
-    from datakit.errors import StoreError
+    from datakit.errors import ConfigError, StoreError
     from datakit.store.verify import verify as run
 
-    report = run(root, deep=deep)
+    if sidecar and not deep:
+        raise ConfigError("--sidecar compares rows with samples, which --deep does: give both")
+    report = run(root, deep=deep, sidecars=sidecar)
     give(report.to_json(), report.text(), how)
     if not report.ok:
         raise StoreError(f"{root}: {len(report.problems)} problems")

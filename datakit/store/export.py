@@ -77,7 +77,7 @@ class ExportOptions:
         default=None, metadata={"help": "clip-retrieval: column of the captions' vectors"}
     )
     sidecar: str | None = field(
-        default=None, metadata={"help": "clip-retrieval: parquet file with key and vectors, beside the store"}
+        default=None, metadata={"help": "clip-retrieval: file with key and vectors, beside the store"}
     )
     per_part: int = field(
         default=PER_PART, metadata={"help": "clip-retrieval: rows of a part at most", "least": 1}

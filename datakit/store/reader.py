@@ -9,6 +9,7 @@ Small and exact; the loader that shuffles, shards by worker and resumes is anoth
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -141,7 +142,12 @@ class Store:
     def _list(self) -> pa.Table | None:
         if self.selection is None:
             return None
-        return self.metadata(f"lists/{self.selection}.parquet")
+        path = f"lists/{self.selection}.parquet"
+        data = self._bytes(path)
+        # Of another build it would fit as well, and give other labels to the same keys.
+        if hashlib.sha256(data).hexdigest() != self.contents.files[path].sha256:
+            raise StoreError(f"{path} in {self.files.name} is not the one written; run datakit verify")
+        return read_metadata(f"{self.files.name}/{path}", data=data)
 
     def metadata(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A table of the tree. Raises StoreError naming the file if it is missing or damaged."""

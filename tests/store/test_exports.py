@@ -27,6 +27,7 @@ from datakit.store.export import (
 )
 from datakit.store.layout import Layout, ShardPlan, StoreInfo
 from datakit.store.reader import Store, open_store
+from datakit.store.sidecar import write_sidecar
 from datakit.store.tree import finish_tree, write_shard
 
 COUNTS = {"train": 20, "test": 5, "near_ood": 7}
@@ -229,8 +230,14 @@ def test_embeddings_of_a_sidecar_are_joined_by_key_and_refused_of_another_store(
     export_clip_retrieval(store, tmp_path / "out", embedding="img", sidecar=str(sidecar))
     assert np.load(tmp_path / "out/train/img_emb/img_emb_0000.npy")[:, 0].tolist() == list(range(7))
     pq.write_table(pa.table({"key": [f"x{key}" for key in keys], "img": vectors()}), sidecar)
-    with pytest.raises(StoreError, match="has no row for bird-0000: it is not of this store"):
+    with pytest.raises(StoreError, match="lacks 7 of 7 samples, the first bird-0000"):
         export_clip_retrieval(store, tmp_path / "other", embedding="img", sidecar=str(sidecar))
+    write_sidecar(sidecar, pa.table({"key": keys, "img": vectors(shift=5)}), store)  # an Arrow file, marked
+    export_clip_retrieval(store, tmp_path / "marked", embedding="img", sidecar=str(sidecar))
+    assert np.load(tmp_path / "marked/train/img_emb/img_emb_0000.npy")[0, 0] == 5
+    twin = with_columns(tmp_path / "twin", toys, toy_info, other=pa.array(["x"] * 7))
+    with pytest.raises(StoreError, match="belongs to another store"):
+        export_clip_retrieval(twin, tmp_path / "other", embedding="img", sidecar=str(sidecar))
     assert not (tmp_path / "other").exists()
 
 

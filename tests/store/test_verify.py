@@ -24,6 +24,7 @@ from datakit.store.contents import canonical
 from datakit.store.layout import Layout, ShardPlan, StoreInfo
 from datakit.store.metadata import LOCATION, published_rows, to_parquet, with_location
 from datakit.store.reader import open_store
+from datakit.store.sidecar import write_sidecar
 from datakit.store.tar import TarWriter
 from datakit.store.tar_reader import iter_samples
 from datakit.store.tree import finish_tree, write_shard
@@ -685,3 +686,56 @@ def test_an_index_of_energon_may_be_there_and_may_not_lie(copy: Path) -> None:
         index.write_bytes(np.array(wrong, "<u8").tobytes())
         assert verify(copy).ok
         assert pairing(copy) == {(f"{TAR}.idx", "pairing")}
+
+
+def with_sidecar(root: Path, path: Path, keys: list[str] | None = None) -> None:
+    """A sidecar that names the store at `root`."""
+    store = open_store(root)
+    keys = [key for split in store.splits for key in store[split].keys] if keys is None else keys
+    write_sidecar(path, pa.table({"key": keys, "vector": list(range(len(keys)))}), store)
+
+
+def test_sidecars_in_the_tree_and_elsewhere(copy: Path, other: Path, tmp_path: Path) -> None:
+    inside, outside = copy / "embeddings" / "clip.arrow", tmp_path / "clip.arrow"
+    (copy / "mine.parquet").write_bytes(b"no parquet, and nobody's")
+    for path in (inside, outside):
+        with_sidecar(copy, path)
+    assert verify(copy, deep=True, sidecars=[outside]).ok
+    with_sidecar(other, inside)
+    with_sidecar(other, outside)
+    problems = verify(copy, deep=True, sidecars=[outside]).problems
+    assert [(problem.file, problem.reason) for problem in problems] == [
+        ("embeddings/clip.arrow", "pairing"), (str(outside), "pairing"),
+    ]  # fmt: skip
+    assert all("belongs to another store" in problem.detail for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "key"),
+    [
+        (lambda keys: keys[1:], "1 of 32 samples have no row", "bird-0000"),
+        (lambda keys: [*keys, "bird-x"], "1 of its rows are of no sample", "bird-x"),
+        (lambda keys: [*keys, keys[0]], "names a key twice", ""),
+    ],
+)
+def test_a_sidecar_with_other_rows_than_the_store(
+    copy: Path, change: Callable[[list[str]], list[str]], said: str, key: str
+) -> None:
+    store = open_store(copy)
+    with_sidecar(
+        copy, copy / "clip.arrow", change([key for split in store.splits for key in store[split].keys])
+    )
+    (problem,) = verify(copy, deep=True).problems
+    assert (problem.file, problem.reason, problem.key) == ("clip.arrow", "pairing", key)
+    assert said in problem.detail
+    shutil.copy(copy / "LICENSE", copy / "clip.arrow")
+    (problem,) = verify(copy, deep=True, sidecars=[copy / "clip.arrow"]).problems
+    assert "no readable sidecar" in problem.detail
+
+
+def test_a_list_of_another_build_is_not_read(copy: Path) -> None:
+    path = copy / "lists" / "seed1.parquet"
+    table = pq.read_table(path)
+    path.write_bytes(to_parquet(with_values(table, "label", lambda labels: [*labels[1:], labels[0]])))
+    with pytest.raises(StoreError, match=r"lists/seed1\.parquet .* is not the one written"):
+        _ = open_store(copy).select("seed1").splits

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from datakit.errors import ConfigError, StoreError
 from datakit.store.exports.samples import chosen, count_unused, kept, samples, schema, used
 from datakit.store.exports.target import Exported, Target, target
-from datakit.store.metadata import KEY, read_metadata, read_metadata_schema
+from datakit.store.metadata import KEY
 from datakit.store.reader import SplitView, Store
 
 PER_PART = 1_000_000  # rows
@@ -38,8 +38,8 @@ def export_clip_retrieval(
 ) -> Exported:
     """`<split>/img_emb/img_emb_0000.npy`, `text_emb/…`, `metadata/metadata_0000.parquet`, and indices_paths.json.
 
-    embedding, text_embedding: columns of float vectors of one length, of the store, or of `sidecar`, a parquet file
-    with `key`. Rows are numbered over the parts in the order of their names, hence zeros before the numbers. A
+    embedding, text_embedding: columns of float vectors of one length, of the store, or of `sidecar` (see
+    `store/sidecar.py`). Rows are numbered over the parts in the order of their names, hence zeros before the numbers. A
     sample that lacks a vector is left out and counted. Raises ConfigError where a column is none of vectors,
     StoreError where the sidecar is another store's.
     """
@@ -74,7 +74,7 @@ def _check(store: Store, embedding: str | None, names: Sequence[str], sidecar: s
         more = (
             ""
             if there or sidecar
-            else "; embed it, or give sidecar=FILE.parquet with `key` and embedding=COLUMN"
+            else "; embed it, or give sidecar=FILE, with the column `key`, and embedding=COLUMN"
         )
         raise ConfigError(f"clip-retrieval reads embeddings, and {sidecar or store.files.name}: {have}{more}")
     found = _schema(store, sidecar)
@@ -88,7 +88,10 @@ def _check(store: Store, embedding: str | None, names: Sequence[str], sidecar: s
 
 
 def _schema(store: Store, sidecar: str | None) -> pa.Schema:
-    return schema(store) if sidecar is None else read_metadata_schema(sidecar)
+    if sidecar is None:
+        return schema(store)
+    view = store[next(iter(store.splits))].zip(sidecar)
+    return pa.schema([(name, column.type) for name, column in view.columns_beside.items()])
 
 
 def _is_vector(kind: pa.DataType) -> bool:
@@ -110,11 +113,10 @@ def _rows(
 ) -> tuple[pa.Table, list[NDArray[Any]]]:
     """What is known of the samples that have all vectors, and these, float32 or float16 (rows, dim)."""
     store = view.store
+    view = view.zip(sidecar, columns=names) if sidecar else view
     wanted = [KEY, *dict.fromkeys([*([store.layout.caption] if store.layout.caption else []), *kept(view)])]
     table = view.table(wanted)
-    columns = (
-        _of_sidecar(table[KEY], names, sidecar) if sidecar else [view.table([name])[name] for name in names]
-    )
+    columns = [view.table([name])[name] for name in names]
     there = pc.and_kleene(pc.is_valid(columns[0]), pc.is_valid(columns[-1]))
     if lacking := len(table) - int(pc.sum(there).as_py() or 0):
         made.skipped[NO_EMBEDDING] += lacking
@@ -124,16 +126,6 @@ def _rows(
     renames = {store.layout.caption or "": "caption", "source_url": "url"}
     table = table.rename_columns([renames.get(name, name) for name in table.column_names])
     return table, [_matrix(name, column.filter(there)) for name, column in zip(names, columns, strict=True)]
-
-
-def _of_sidecar(keys: pa.ChunkedArray, names: Sequence[str], sidecar: str) -> list[pa.ChunkedArray]:
-    """The sidecar's columns in the order of the keys."""
-    table = read_metadata(sidecar, [KEY, *names])
-    at = pc.index_in(keys, value_set=table[KEY].cast(pa.string()).combine_chunks())
-    if at.null_count:
-        key = keys.filter(pc.is_null(at))[0]
-        raise StoreError(f"{sidecar} has no row for {key}: it is not of this store; make it anew from it")
-    return [table[name].take(at) for name in names]
 
 
 def _matrix(name: str, column: pa.ChunkedArray) -> NDArray[Any]:

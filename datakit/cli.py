@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from datakit.errors import DatakitError, EnvironmentProblem
-from datakit.shell import Export, Verbs, closed_pipe_ends, flags, give, mode, table
+from datakit.shell import Export, Inspect, Verbs, closed_pipe_ends, flags, give, mode, table
 
 WORDS = {"ignore_unknown_options": False, "help_option_names": ["--help", "-h"]}
 
@@ -165,6 +165,23 @@ def show(word: str, **how: bool) -> None:
     from datakit.run.inspect import show as found
 
     give(*found(word), how)
+
+
+@cli.command(cls=Inspect)
+@click.argument("store")
+@click.argument("words", nargs=-1)
+@flags
+def inspect(store: str, words: tuple[str, ...], **how: bool) -> None:
+    """What a store holds: inspect STORE [SPLIT] [key=KEY] [sheet=FILE.png] [key=value ...].
+
+    \b
+      datakit inspect builds/mine                              columns, counts, the first rows
+      datakit inspect builds/mine near_ood sheet=near.png      a contact sheet: 24 images drawn by seed=0
+      datakit inspect builds/mine key=KEY                      one sample in full
+    """
+    from datakit.store.look import inspect_words
+
+    give(*inspect_words(store, words), how)
 
 
 @cli.command()

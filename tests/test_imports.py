@@ -15,7 +15,14 @@ ARRAYS = tuple(
     f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train")
 )
 REPORT, TRAIN, TIMM = "datakit/check/report", "datakit/train/", "datakit/models/timm_model.py"
-PICTURES = ("datakit/image.py", "datakit/codec.py", "datakit/stages/", "datakit/models/", REPORT)
+PICTURES = (
+    "datakit/image.py",
+    "datakit/store/sheet.py",
+    "datakit/codec.py",
+    "datakit/stages/",
+    "datakit/models/",
+    REPORT,
+)
 TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "numpy": (ANYWHERE, ARRAYS),
     "pyarrow": (ANYWHERE, ARRAYS),

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from datakit.store.diff_rows import Bools, Ints, Pairs, Side, changed_members, differing, join, renamed
+from datakit.store.look import plain
 from datakit.store.metadata import KEY, LOCATION
 from datakit.store.reader import Store
 
@@ -217,7 +218,7 @@ def _changes(
 
 def diff_text(found: StoreDiff) -> str:
     """For people: counts, then the first samples of each kind."""
-    lines = [f"{side}  {_plain(at['store'])}: {_plain(at['name'])}, {at['samples']} samples" for side, at in
+    lines = [f"{side}  {plain(at['store'])}: {plain(at['name'])}, {at['samples']} samples" for side, at in
              (("A", found.a), ("B", found.b))]  # fmt: skip
     if found.identical:
         return "\n".join([*lines, "the same store: every file has the same digest"])
@@ -248,7 +249,7 @@ def _counts(found: RowsDiff) -> list[str]:
             lines.append(f"    … and {more} more")
     for what in ("added", "removed", "retyped"):
         if names := getattr(found, f"columns_{what}"):
-            lines.append(f"  columns {what}: {', '.join(map(_plain, names))}")
+            lines.append(f"  columns {what}: {', '.join(map(plain, names))}")
     return lines
 
 
@@ -256,9 +257,4 @@ def _row(row: Mapping[str, Any]) -> str:
     words = [row["key"]] if "key" in row else []
     words += [f"{row['from']} → {row['to']}"] if "from" in row else [f"in {row['split']}"]
     words += [", ".join(row["fields"])] if "fields" in row else []
-    return _plain("  ".join(words))
-
-
-def _plain(text: str) -> str:
-    """Without what a terminal would act on: stores come from anywhere."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return plain("  ".join(words))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,25 @@ from datakit.errors import SampleError
 from datakit.image import Image
 
 BOX, GAP, ACROSS = 144, 12, 6  # px, px, images in a row
-HEAD, LINE, SMALL = 34, 17, 13  # px: title, a line of a class name, the line of the key
+HEAD, LINE, SMALL = 34, 17, 16  # px: title, a line of a class name, the line of the key
 NAME_LINES = 2
-INK, GREY, GROUND, PAPER, RED = (24, 24, 27), (113, 113, 122), (238, 238, 240), (255, 255, 255), (185, 28, 28)
+INK, GREY, PAPER, RED = (24, 24, 27), (113, 113, 122), (255, 255, 255), (185, 28, 28)
+GROUND, EDGE = (
+    (238, 238, 240),
+    (212, 212, 216),
+)  # of a cell: beside an image that is not square, and around any
+_PLAIN = {
+    "–": "-",
+    "—": "-",
+    "ß": "ss",
+    "æ": "ae",
+    "Æ": "AE",
+    "ø": "o",
+    "Ø": "O",
+    "ł": "l",
+    "Ł": "L",
+    "đ": "d",
+}
 ENLARGED = 2  # times at most: a larger small image says no more
 
 
@@ -31,7 +48,8 @@ def contact_sheet(title: str, entries: Sequence[Entry]) -> tuple[bytes, int]:
     from PIL import Image as pil
     from PIL import ImageDraw
 
-    cell = BOX + NAME_LINES * LINE + SMALL + GAP
+    lines = max((_Pen(None).lines(entry.name, 13) for entry in entries), default=1)
+    cell = BOX + 4 + lines * LINE + SMALL + GAP
     across = max(1, min(ACROSS, len(entries)))
     rows = -(-len(entries) // across)
     # Four across at least, so that the title fits.
@@ -49,8 +67,9 @@ def contact_sheet(title: str, entries: Sequence[Entry]) -> tuple[bytes, int]:
         except SampleError as problem:
             broken += 1
             pen.line((x + 6, y + BOX // 2 - 8), problem.reason, 13, RED, BOX - 12)
-        pen.words((x, y + BOX + 2), entry.name or "no class", 13, INK if entry.name else GREY)
-        pen.line((x, y + BOX + 2 + NAME_LINES * LINE), entry.key, 10, GREY, BOX)
+        pen.draw.rectangle((x - 1, y - 1, x + BOX, y + BOX), outline=EDGE)
+        end = pen.words((x, y + BOX + 4), entry.name or "no class", 13, INK if entry.name else GREY)
+        pen.line((x, end), entry.key, 10, GREY, BOX)
     target = io.BytesIO()
     sheet.save(target, format="PNG")
     return target.getvalue(), broken
@@ -81,10 +100,16 @@ class _Pen:
             at, self._cut(self._drawable(text, size), size, width), font=self._font(size), fill=colour
         )
 
-    def words(self, at: tuple[int, int], text: str, size: int, colour: tuple[int, int, int]) -> None:
-        """NAME_LINES lines, broken between words where that fits."""
-        for number, line in enumerate(self._broken(self._drawable(text, size), size)):
-            self.line((at[0], at[1] + number * LINE), line, size, colour, BOX)
+    def words(self, at: tuple[int, int], text: str, size: int, colour: tuple[int, int, int]) -> int:
+        """NAME_LINES lines at most, broken between words where that fits; where they end."""
+        x, y = at
+        for line in self._broken(self._drawable(text, size), size):
+            self.line((x, y), line, size, colour, BOX)
+            y += LINE
+        return y
+
+    def lines(self, text: str, size: int) -> int:
+        return len(list(self._broken(self._drawable(text, size), size)))
 
     def _broken(self, text: str, size: int) -> Iterator[str]:
         rest = text
@@ -122,10 +147,24 @@ class _Pen:
         return self._fonts[size]
 
     def _drawable(self, text: str, size: int) -> str:
-        """The text on one line; letters that the font lacks, and what is no letter, as their code."""
-        font, missing = self._font(size), bytes(self._font(size).getmask("\U0010ffff"))
-        return "".join(
-            letter if letter == " " or (letter.isprintable() and bytes(font.getmask(letter)) != missing)
-            else letter.encode("unicode_escape").decode()
-            for letter in text
-        )  # fmt: skip
+        """The text on one line, in letters that the font has: without their accents where those are missing, or else
+        as their code, as what is no letter.
+
+        Pillow's own font has ASCII and little more; one of this machine would make other bytes on the next.
+        """
+        return "".join(self._letter(letter, size) for letter in text)
+
+    def _letter(self, letter: str, size: int) -> str:
+        plain = "".join(
+            part for part in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(part)
+        )
+        for form in (letter, _PLAIN.get(letter, plain)):
+            if form and all(self._has(part, size) for part in form):
+                return form
+        return letter.encode("unicode_escape").decode()
+
+    def _has(self, letter: str, size: int) -> bool:
+        font = self._font(size)
+        if letter == " " or not letter.isprintable():
+            return letter == " "
+        return bytes(font.getmask(letter)) != bytes(font.getmask("\U0010ffff"))

@@ -95,6 +95,7 @@ def test_what_a_terminal_would_act_on_is_not_printed(tmp_path: Path, toy_info: S
         for line in inspect_words(str(root), ["columns=class_name,number"])[1].splitlines()
         if "nan" in line
     ]
+    assert look._width("日本の鳥 a") == 10
     assert len({look._width(line) for line in lines}) == 1  # wide letters count as two
 
 

@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
-from datakit.errors import StoreError
+from datakit.cli import cli
+from datakit.errors import ConfigError, StoreError
 from datakit.image import Image
 from datakit.store.contents import canonical
 from datakit.store.layout import Layout, ShardPlan, StoreInfo
@@ -739,3 +741,20 @@ def test_a_list_of_another_build_is_not_read(copy: Path) -> None:
     path.write_bytes(to_parquet(with_values(table, "label", lambda labels: [*labels[1:], labels[0]])))
     with pytest.raises(StoreError, match=r"lists/seed1\.parquet .* is not the one written"):
         _ = open_store(copy).select("seed1").splits
+
+
+def test_the_verb_names_shard_and_key_and_exits_3(copy: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    assert run(cli, ["verify", str(copy), "--deep"]).exit_code == 0
+    rewrite_tar(copy, lambda number, fields: {**fields, "txt": b"x"} if number == 3 else fields)
+    reseal(copy)
+    done = run(cli, ["verify", str(copy), "--deep"])
+    assert isinstance(done.exception, StoreError) and done.exception.exit_code == 3
+    assert f"{TAR} [bird-0010]: sample: txt not as the metadata make it" in done.output
+    value = json.loads(run(cli, ["verify", str(copy), "--deep", "--json"]).output)
+    assert (TAR, "bird-0010") in {(problem["file"], problem["key"]) for problem in value["problems"]}
+    asked = run(cli, ["verify", str(copy), "--sidecar", "x.arrow"]).exception
+    assert isinstance(asked, ConfigError) and "give both" in str(asked)
+    with_sidecar(copy, tmp_path / "x.arrow", ["bird-0000"])
+    done = run(cli, ["verify", str(copy), "--deep", "--sidecar", str(tmp_path / "x.arrow")])
+    assert f"{tmp_path / 'x.arrow'} [bird-0001]: pairing: 31 of 32 samples have no row" in done.output

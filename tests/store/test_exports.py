@@ -244,7 +244,7 @@ def test_embeddings_of_a_sidecar_are_joined_by_key_and_refused_of_another_store(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({}, "no column of float vectors; embed it"),
+        ({}, r"float vectors there: none\), or sidecar=FILE"),
         ({"embedding": "tier"}, "tier is string, not a vector"),
         ({"embedding": "none"}, "has no column none"),
         ({"embedding": "ragged"}, r"vectors of \[1, 2\] numbers"),

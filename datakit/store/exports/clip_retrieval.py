@@ -68,21 +68,18 @@ def export_clip_retrieval(
 
 
 def _check(store: Store, embedding: str | None, names: Sequence[str], sidecar: str | None) -> None:
+    place = sidecar or store.files.name
     if embedding is None:
-        there = [field.name for field in _schema(store, sidecar) if _is_vector(field.type)]
-        have = f"give embedding=COLUMN: {', '.join(there)}" if there else "it has no column of float vectors"
-        more = (
-            ""
-            if there or sidecar
-            else "; embed it, or give sidecar=FILE, with the column `key`, and embedding=COLUMN"
+        there = ", ".join(field.name for field in _schema(store, sidecar) if _is_vector(field.type))
+        raise ConfigError(
+            "clip-retrieval reads embeddings: give embedding=COLUMN of "
+            f"{place} (float vectors there: {there or 'none'})"
+            ", or sidecar=FILE, with the column `key`, and embedding=COLUMN of it"
         )
-        raise ConfigError(f"clip-retrieval reads embeddings, and {sidecar or store.files.name}: {have}{more}")
     found = _schema(store, sidecar)
     for name in names:
         if name not in found.names:
-            raise ConfigError(
-                f"{sidecar or store.files.name} has no column {name}; embed it, or give sidecar=FILE"
-            )
+            raise ConfigError(f"{place} has no column {name}; embed it, or give sidecar=FILE")
         if not _is_vector(found.field(name).type):
             raise ConfigError(f"{name} is {found.field(name).type}, not a vector of floats")
 

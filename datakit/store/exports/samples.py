@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from datakit.errors import ConfigError, did_you_mean
+from datakit.errors import ConfigError, StoreError, did_you_mean
 from datakit.image import Image
 from datakit.store.exports.target import Target
 from datakit.store.layout import check_split
@@ -51,7 +51,10 @@ def rows(view: SplitView, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def samples(view: SplitView, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], Image]]:
     """As `rows`, each with its image, whose bytes are checked."""
-    for row, sample in zip(rows(view, columns), view, strict=True):
+    whole = view.samples(rank=0, world=1, fields=["image"])  # whatever a launcher set in the environment
+    for row, sample in zip(rows(view, columns), whole, strict=True):
+        if sample["__key__"] != row[KEY]:
+            raise StoreError(f"{view.split}: {sample['__key__']} where the metadata have {row[KEY]}")
         yield row, sample["image"]
 
 

@@ -11,7 +11,10 @@ import importlib.util
 import json
 import logging
 import os
+import signal
+import socket
 import tempfile
+import threading
 import time
 import uuid
 import warnings
@@ -25,7 +28,6 @@ from typing import Any
 
 import dask
 from distributed import Client, Future, LocalCluster, get_worker
-from distributed import wait as wait_for
 from distributed.scheduler import KilledWorker
 
 from datakit.config import RunOptions
@@ -126,16 +128,16 @@ class DaskPool:
         futures = [
             self.client.submit(remote.check, text, workers=[worker], pure=False) for worker in self._found()
         ]
-        with contextlib.suppress(TimeoutError):
-            wait_for(futures, timeout=CHECK)
+        until = time.monotonic() + CHECK
         for future in futures:
-            if future.status == "finished" and (why := future.result()):
-                raise EnvironmentProblem(why)
-            if future.status == "error":
-                raise EnvironmentProblem(
-                    f"the workers of {self.where} cannot run datakit ({future.exception()}); install it there, with "
-                    "the extras that the recipe needs"
-                )
+            with contextlib.suppress(TimeoutError):
+                if problem := future.exception(timeout=max(0.01, until - time.monotonic())):
+                    raise EnvironmentProblem(
+                        f"the workers of {self.where} cannot run datakit ({problem}); install it there, with the "
+                        "extras that the recipe needs"
+                    )
+                if why := future.result():
+                    raise EnvironmentProblem(why)
 
     def wait(self) -> list[tuple[Job, Manifest]]:
         """The jobs that ended, at least one. Raises what a job raised."""
@@ -254,7 +256,7 @@ def _own(workers: int) -> Iterator[tuple[Client, LocalCluster]]:
     with tempfile.TemporaryDirectory(prefix="datakit-dask-", ignore_cleanup_errors=True) as scratch:
         try:
             # The cluster's thread is born deaf to Ctrl-C, and so are the workers that it starts, now and later.
-            with _no_interrupt():
+            with _no_end(), _no_interrupt():
                 cluster = _start(workers, scratch)
             with Client(cluster, set_as_default=False) as client:
                 yield client, cluster
@@ -266,6 +268,23 @@ def _own(workers: int) -> Iterator[tuple[Client, LocalCluster]]:
                 with contextlib.suppress(TimeoutError):
                     cluster.close(timeout=2 * LEAVE)
             _kill(cluster, before)
+
+
+@contextlib.contextmanager
+def _no_end() -> Iterator[None]:
+    """SIGTERM waits: in the middle of a cluster's start nobody could end what has started."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _start(workers: int, scratch: str) -> LocalCluster:
@@ -309,8 +328,9 @@ def _connected(address: str, sink: Sink) -> Iterator[Client]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
+            _greeted(address)
             client = Client(address, timeout=CONNECT, set_as_default=False)
-        except (OSError, ValueError) as problem:
+        except (OSError, OverflowError, ValueError) as problem:
             raise EnvironmentProblem(
                 f"no Dask scheduler answers at {address} ({problem}); is it running, and is that its address?"
             ) from problem
@@ -324,6 +344,14 @@ def _connected(address: str, sink: Sink) -> Iterator[Client]:
                 f"{address} has had no worker for {NO_WORKERS:.0f} s; start some"
             ) from None
         yield client
+
+
+def _greeted(address: str) -> None:
+    """A scheduler speaks first. Dask's own client waits for ever for one that takes the connection and is silent."""
+    host, port = address.partition("://")[2].rsplit(":", 1)
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT) as talk:
+        if address.startswith("tcp:") and not talk.recv(1):
+            raise OSError("it ends the connection")
 
 
 def _greeting(client: Client, pool: DaskPool) -> str:

@@ -32,7 +32,7 @@ from distributed.scheduler import KilledWorker
 
 from datakit.config import RunOptions
 from datakit.errors import EnvironmentProblem
-from datakit.manifest import Manifest
+from datakit.manifest import Manifest, remove_orphans
 from datakit.run import remote
 from datakit.run.child import NOTHING
 from datakit.run.pool import LEAVE, TRIES, _no_interrupt, _no_main
@@ -227,6 +227,10 @@ class DaskPool:
     def close(self) -> None:
         for probe in self.probes:
             probe.unlink(missing_ok=True)
+            if (
+                self.cluster is not None
+            ):  # what a killed worker was writing; a stranger's pid says nothing here
+                remove_orphans(probe.parent, ours=False)
         self.client.cancel([running.future for running in self.jobs.values()], force=True)
 
 
@@ -294,20 +298,23 @@ def _start(workers: int, scratch: str) -> LocalCluster:
         "distributed.worker.use-file-locking": False,
         "temporary-directory": scratch,
     }
-    try:
-        with dask.config.set(settings):
-            return LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                memory_limit=None,  # as the local pool: the machine's own
-                dashboard_address=loopback if _has_dashboard() else None,
-                scheduler_kwargs={"allowed_failures": TRIES - 1, "dashboard_address": loopback},
-                silence_logs=logging.CRITICAL,
-            )
-    except (OSError, RuntimeError) as problem:
-        raise EnvironmentProblem(f"cannot start {workers} Dask workers here: {problem}") from problem
+    for attempt in range(TRIES):  # a worker that dies while it starts takes the whole start with it
+        try:
+            with dask.config.set(settings):
+                return LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    memory_limit=None,  # as the local pool: the machine's own
+                    dashboard_address=loopback if _has_dashboard() else None,
+                    scheduler_kwargs={"allowed_failures": TRIES - 1, "dashboard_address": loopback},
+                    silence_logs=logging.CRITICAL,
+                )
+        except (OSError, RuntimeError) as problem:
+            if attempt == TRIES - 1:
+                raise EnvironmentProblem(f"cannot start {workers} Dask workers here: {problem}") from problem
+    raise AssertionError("a last try returns or raises")
 
 
 def _has_dashboard() -> bool:

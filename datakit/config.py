@@ -27,7 +27,13 @@ _SCHEDULER = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}"
 class RunOptions:
     """How a build runs; none of this changes a byte of what it makes."""
 
-    workers: int = field(default=0, metadata={"help": "processes; 0: one a core", "least": 0})
+    workers: int = field(
+        default=0,
+        metadata={
+            "help": "processes, or jobs at once on run.scheduler; 0: one a core, or a worker",
+            "least": 0,
+        },
+    )
     cache: str = field(default="", metadata={"help": "folder of steps; default <out>/.datakit"})
     max_failed: float = field(
         default=0.01,

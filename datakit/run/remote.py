@@ -6,6 +6,7 @@ Nothing but strings goes either way, so that what runs on a worker is that worke
 from __future__ import annotations
 
 import builtins
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
@@ -33,7 +34,7 @@ from datakit.run.pool import ONE_THREAD
 from datakit.run.worker import Job, open_steps, run_job
 
 EVERY = 1.0  # seconds between a worker's words on its progress: a thousand workers talk to one scheduler
-SEEN = 5.0  # seconds that a file may take to appear on a shared disk
+SEEN = 3.0  # seconds that a file may take to appear on a shared disk
 _ALONE = (
     threading.Lock()
 )  # one job at a time a process, whatever threads it has: libraries' threads are a process's
@@ -144,12 +145,12 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-class _one_thread(threadpool_limits):  # type: ignore[misc]
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
     """One thread of linear algebra, for libraries that are loaded and for those that a job will load."""
-
-    def __init__(self) -> None:
-        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
-        super().__init__(1)
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    with threadpool_limits(1):
+        yield
 
 
 class _Told:

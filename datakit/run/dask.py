@@ -44,7 +44,6 @@ CONNECT = 8.0  # seconds to reach a scheduler
 LOOK = 1.0  # seconds between looks at the cluster while nothing is heard
 NO_WORKERS = 60.0  # seconds without one worker before a build gives up
 CHECK = 30.0  # seconds for every worker to say whether it can take part; one that is busy says it with its first job
-REPLACE = 10.0  # seconds after which a worker of our own that did not come back gets a successor
 LOGGERS = ("distributed", "tornado", "asyncio", "bokeh")
 
 
@@ -67,24 +66,14 @@ class _Running:
 class DaskPool:
     """Jobs in a cluster; everything that its threads have to say comes through `said`, to be told by ours."""
 
-    def __init__(
-        self,
-        client: Client,
-        sink: Sink,
-        said: SimpleQueue[Any],
-        *,
-        most: int,
-        where: str,
-        cluster: LocalCluster | None,
-    ) -> None:
-        """most: jobs at once, 0 for as many as there are workers.  where: the scheduler, if `cluster` is not ours."""
+    def __init__(self, client: Client, sink: Sink, said: SimpleQueue[Any], *, most: int, where: str) -> None:
+        """most: jobs at once, 0 for as many as there are workers.  where: the scheduler, empty if it is ours."""
         self.client, self.sink, self.said, self.most, self.where = client, sink, said, most, where
-        self.cluster = cluster
         self.jobs: dict[str, _Running] = {}
         self.terms = remote.terms_of(uuid.uuid4().hex, ())
         self.probes: list[Path] = []
         self.workers = len(self._found())
-        self.looked = self.peopled = self.full = time.monotonic()
+        self.looked = self.peopled = time.monotonic()
         client.subscribe_topic(TOPIC, lambda event: said.put(("told", event[1])))
 
     @property
@@ -198,22 +187,12 @@ class DaskPool:
         if self.client.status not in ("running", "connecting"):
             raise EnvironmentProblem(self._gone())
         self.workers = len(self._found())
-        if self.cluster is not None:
-            self._mend(self.cluster)
         if self.workers:
             self.peopled = self.looked
         elif self.looked - self.peopled > NO_WORKERS:
             raise EnvironmentProblem(
                 f"{self.where or 'the cluster of this build'} has had no worker for {NO_WORKERS:.0f} s"
             )
-
-    def _mend(self, cluster: LocalCluster) -> None:
-        """A worker that died while it started has no nanny any more: another is started in its place."""
-        if self.workers >= self.most:
-            self.full = self.looked
-        elif self.looked - self.full > REPLACE:
-            self.full = self.looked
-            cluster.scale(len(cluster.worker_spec) + self.most - self.workers)
 
     def _found(self) -> Collection[str]:
         """Addresses of the workers; none while the scheduler does not answer."""
@@ -227,9 +206,7 @@ class DaskPool:
     def close(self) -> None:
         for probe in self.probes:
             probe.unlink(missing_ok=True)
-            if (
-                self.cluster is not None
-            ):  # what a killed worker was writing; a stranger's pid says nothing here
+            if not self.where:  # what a killed worker was writing; a stranger's pid says nothing here
                 remove_orphans(probe.parent, ours=False)
         self.client.cancel([running.future for running in self.jobs.values()], force=True)
 
@@ -241,19 +218,19 @@ def open_dask(options: RunOptions, sink: Sink) -> Iterator[DaskPool]:
     # A worker can be replaced at any time, and spawn would run the caller's `__main__` again.
     with _logged(said), _no_main(), contextlib.ExitStack() as stack:
         if options.scheduler:
-            client, cluster = stack.enter_context(_connected(options.scheduler, sink)), None
+            client = stack.enter_context(_connected(options.scheduler, sink))
             most = options.workers
         else:
             most = options.workers or os.cpu_count() or 1
-            client, cluster = stack.enter_context(_own(most))
-        pool = DaskPool(client, sink, said, most=most, where=options.scheduler, cluster=cluster)
+            client = stack.enter_context(_own(most))
+        pool = DaskPool(client, sink, said, most=most, where=options.scheduler)
         stack.callback(pool.close)
         sink.event("note", text=_greeting(client, pool))
         yield pool
 
 
 @contextlib.contextmanager
-def _own(workers: int) -> Iterator[tuple[Client, LocalCluster]]:
+def _own(workers: int) -> Iterator[Client]:
     """Processes of this machine, each with a nanny that replaces it; none is left afterwards."""
     resource_tracker.ensure_running()  # a first spawn would start it, which unblocks Ctrl-C (see _no_interrupt)
     before, cluster = set(active_children()), None
@@ -263,7 +240,7 @@ def _own(workers: int) -> Iterator[tuple[Client, LocalCluster]]:
             with _no_end(), _no_interrupt():
                 cluster = _start(workers, scratch)
             with Client(cluster, set_as_default=False) as client:
-                yield client, cluster
+                yield client
         except BaseException:
             _kill(cluster, before)
             raise

@@ -9,6 +9,7 @@ may have `help`, and `least` and `most` for its number or numbers.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +20,20 @@ from datakit.errors import ConfigError, did_you_mean
 from datakit.values import convert, kind_name, to_text
 
 C = TypeVar("C")
+_SCHEDULER = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a build runs; none of this changes a byte of what it makes."""
 
-    workers: int = field(default=0, metadata={"help": "processes; 0: one a core", "least": 0})
+    workers: int = field(
+        default=0,
+        metadata={
+            "help": "processes, or jobs at once on run.scheduler; 0: one a core, or a worker",
+            "least": 0,
+        },
+    )
     cache: str = field(default="", metadata={"help": "folder of steps; default <out>/.datakit"})
     max_failed: float = field(
         default=0.01,
@@ -42,6 +50,26 @@ class RunOptions:
         },
     )
     inline: bool = field(default=False, metadata={"help": "run in this process, for debugging"})
+    on: Literal["auto", "local", "dask"] = field(
+        default="auto",
+        metadata={"help": "processes of this machine, or Dask; auto: Dask where run.scheduler is given"},
+    )
+    scheduler: str = field(
+        default="",
+        metadata={"help": "tcp://host:port of a Dask scheduler, whose workers see the same folders"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.scheduler and not _SCHEDULER.fullmatch(self.scheduler):
+            raise ConfigError(f"run.scheduler={self.scheduler} is no address like tcp://host:8786")
+        if self.scheduler and self.on == "local":
+            raise ConfigError("run.on=local and run.scheduler contradict each other; give one of them")
+        if self.inline and self.on_dask:
+            raise ConfigError("run.inline=true runs in this process, not on Dask; leave it or Dask out")
+
+    @property
+    def on_dask(self) -> bool:
+        return self.on == "dask" or bool(self.scheduler)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "onnx": (("datakit/models/",), ()),
     "jinja2": ((REPORT,), (REPORT,)),
     "dask": (("datakit/run/dask.py", "datakit/index/"), ("datakit/run/dask.py",)),
+    "distributed": (("datakit/run/dask.py", "datakit/index/"), ("datakit/run/dask.py",)),
 }
 
 

@@ -21,7 +21,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, Protocol
 
 from datakit.config import RunOptions
-from datakit.errors import EnvironmentProblem
+from datakit.errors import EnvironmentProblem, need
 from datakit.manifest import Manifest
 from datakit.run.child import NOTHING, work
 from datakit.run.progress import Sink
@@ -222,6 +222,13 @@ def open_pool(options: RunOptions, sink: Sink) -> Iterator[Pool]:
     """The pool that `options` ask for; on an error its workers are ended."""
     if options.inline:
         yield InlinePool(sink)
+        return
+    if options.on_dask:
+        need("running on Dask", "dask", ["dask", "distributed"])
+        from datakit.run.dask import open_dask  # costs half a second to import
+
+        with _one_thread(), open_dask(options, sink) as cluster:
+            yield cluster
         return
     with _one_thread():
         pool = ProcessPool(options.workers or os.cpu_count() or 1, sink)

@@ -739,7 +739,7 @@ def test_a_list_of_another_build_is_not_read(copy: Path) -> None:
     path = copy / "lists" / "seed1.parquet"
     table = pq.read_table(path)
     path.write_bytes(to_parquet(with_values(table, "label", lambda labels: [*labels[1:], labels[0]])))
-    with pytest.raises(StoreError, match=r"lists/seed1\.parquet .* is not the one written"):
+    with pytest.raises(StoreError, match=r"lists/seed1\.parquet is not the one written"):
         _ = open_store(copy).select("seed1").splits
 
 

@@ -22,7 +22,17 @@ from typing import Any
 from datakit.errors import EnvironmentProblem, StoreError
 
 _PART = re.compile(r"\.part-(\d{1,7})(-\w+)?$")  # the kernel's largest pid has seven digits
-LIBRARIES = ("datakit", "numpy", "pyarrow", "pillow", "faiss-cpu", "onnxruntime", "torch", "pytorch-ood")
+LIBRARIES = (
+    "datakit",
+    "numpy",
+    "pyarrow",
+    "pillow",
+    "simplejpeg",
+    "faiss-cpu",
+    "onnxruntime",
+    "torch",
+    "pytorch-ood",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

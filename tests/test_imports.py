@@ -27,6 +27,7 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "numpy": (ANYWHERE, ARRAYS),
     "pyarrow": (ANYWHERE, ARRAYS),
     "PIL": (PICTURES, (REPORT,)),
+    "simplejpeg": (("datakit/codec.py",), ()),
     "faiss": (("datakit/stages/", "datakit/check/", "datakit/index/"), ()),
     "torch": (
         (

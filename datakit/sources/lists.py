@@ -9,19 +9,24 @@ from typing import Any
 
 from datakit.errors import CatalogError, EnvironmentProblem
 from datakit.sources.entry import Entry, Folder, Problem, source_folder
+from datakit.texts import BoundedLines, TooLarge
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, text) of each line that is not blank. Raises CatalogError (absent, not UTF-8)."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
+            rows = BoundedLines(file)
+            for line in rows:
+                rows.mark()
                 if line.strip():
-                    yield number, line.strip()
+                    yield rows.number, line.strip()
     except OSError as problem:
         raise CatalogError(f"{path} cannot be read: {problem.strerror}; the layout needs it") from problem
     except UnicodeDecodeError as problem:
         raise CatalogError(f"{path} is not UTF-8 text: {problem}") from problem
+    except TooLarge as problem:
+        raise CatalogError(f"{path} cannot be read: {problem}") from problem
 
 
 def pairs(path: Path) -> dict[str, str]:

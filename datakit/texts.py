@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,10 @@ from typing import IO, Any
 
 MAX_SETTINGS = 1 << 18  # bytes of a recipe's words or a catalog; the largest of ours has 4,000
 MAX_NESTING = 32  # lists and tables within each other
+MAX_PARTS = 100_000  # lists and objects of a JSON text
 MAX_LINE = 1 << 22  # characters of a line, or of a row of several; parsed, JSON takes up to 27 times as much
+
+_DOTTED = re.compile(rf"""(?:(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')\s*+\.\s*+){{{MAX_NESTING}}}""")
 
 
 class TooLarge(ValueError):
@@ -33,8 +37,11 @@ def read_settings(path: Path) -> str:
 
 def load_toml(path: Path) -> dict[str, Any]:
     """The table of a TOML file. Raises OSError, ValueError."""
+    text = read_settings(path)
+    if _DOTTED.search(text):  # a table for each dot, which takes tomllib the square of their number
+        raise TooLarge(f"a key of more than {MAX_NESTING} parts")
     try:
-        table = tomllib.loads(read_settings(path))
+        table = tomllib.loads(text)
     except RecursionError as problem:
         raise TooLarge(f"lists or tables more than {MAX_NESTING} deep") from problem
     _check_nesting(table)
@@ -74,12 +81,15 @@ def _check_event(event: Any, depth: int) -> None:
 
 def load_json(text: str | bytes) -> Any:
     """JSON of `MAX_NESTING` levels at most, its texts fit for UTF-8. Raises ValueError."""
+    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    parts = data.count(b"[") + data.count(b"{")
+    if parts > MAX_PARTS:
+        raise TooLarge(f"more than {MAX_PARTS} lists and objects")
     try:
         value = json.loads(text)
     except RecursionError as problem:
         raise TooLarge(f"lists or objects more than {MAX_NESTING} deep") from problem
-    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    if data.count(b"[") + data.count(b"{") > MAX_NESTING:
+    if parts > MAX_NESTING:
         _check_nesting(value)
     if b"\\ud" in data or b"\\uD" in data:
         json.dumps(

@@ -118,9 +118,8 @@ def read_metadata(
     data: the file's bytes, where they are at hand.
     """
     try:
-        with open_parquet(
-            path if data is None else data
-        ) as file:  # `read_table` loads the data set machinery: 8 MB for one file
+        # Not `read_table`, which loads the data set machinery: 8 MB for one file.
+        with open_parquet(path if data is None else data) as file:
             names = file.schema_arrow.names
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise StoreError(f"{path} is not readable metadata: it has {', '.join(twice)} more than once")

@@ -59,27 +59,6 @@ _BLOCKED = tuple(
         *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
     )
 )
-_REDIRECTS = 5
-MAX_URL = 8192  # characters
-CONNECT_SECONDS = 10.0  # of one address
-SILENT_SECONDS = 20.0  # between two pieces of an answer
-PIECE = 1 << 16  # bytes read at a time
-USER_AGENT = "datakit"
-PORTS = {"http": 80, "https": 443}
-
-_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label like this makes any resolver read an IPv4 address
-_DOTTED = re.compile(r"(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})")
-_UNFIT = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
-_ESCAPED = "%/:=&?~+!$,;'@()*[]"
-_GLOBAL_6 = ipaddress.IPv6Network("2000::/3")
-# Public by the look of them: tunnels to any IPv4 address, protocol and documentation ranges, a cloud's own service.
-_BLOCKED = tuple(
-    map(
-        ipaddress.ip_network,
-        ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "192.88.99.0/24", "168.63.129.16/32"),
-    )
-)
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 

@@ -1,4 +1,4 @@
-"""F12: URLs out of data that lead to this machine, its network or a cloud's metadata, in 80 spellings or by redirect."""
+"""F12: URLs in data that lead to this machine, its network or a cloud's metadata, in 80 spellings or by redirect."""
 
 from __future__ import annotations
 

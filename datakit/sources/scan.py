@@ -81,8 +81,13 @@ def scan(use: CatalogUse, folder: Path) -> Listing:
 
 
 def _reader(catalog: Catalog) -> Any:
+    if not catalog.reader.isidentifier():
+        raise CatalogError(f"catalog {catalog.name}: reader {catalog.reader!r} is no name of a reader")
     try:
-        return importlib.import_module(f"datakit.sources.{catalog.reader}")
+        reader = importlib.import_module(f"datakit.sources.{catalog.reader}")
+        if not hasattr(reader, "scan"):
+            raise CatalogError(f"catalog {catalog.name}: {catalog.reader} is no reader")
+        return reader
     except ModuleNotFoundError as problem:
         if problem.name != f"datakit.sources.{catalog.reader}":
             raise

@@ -79,6 +79,20 @@ def _mat(path: Path) -> str:
     return ", ".join(read_mat(path))
 
 
+def _listed(path: Path) -> str:
+    """A catalog scanned as a build does it."""
+    from datakit.recipe import CatalogUse
+    from datakit.sources.scan import scan
+
+    return str(scan(CatalogUse(name=str(path), source=str(path.parent)), path.parent / "listing").samples)
+
+
+def _weights(path: Path) -> str:
+    from datakit.models.tensors import read_tensors
+
+    return ", ".join(read_tensors(path))
+
+
 READERS: dict[str, Callable[[Path], str]] = {
     "image": _image,
     "config": lambda path: " ".join(expand([f"@{path}"])),
@@ -87,6 +101,8 @@ READERS: dict[str, Callable[[Path], str]] = {
     "arrow": _arrow,
     "metadata": _metadata,
     "mat": _mat,
+    "listing": _listed,
+    "weights": _weights,
     **{
         name: (lambda path, name=name: _scan(name, path))
         for name in ("webdataset", "table", "imagefolder", "hf")

@@ -100,7 +100,7 @@ def load_json(text: str | bytes) -> Any:
 
 def _check_nesting(value: Any) -> None:
     level = [value]
-    for _ in range(MAX_NESTING + 1):
+    for _ in range(MAX_NESTING):
         level = [inner for item in level for inner in _inner(item)]
         if not level:
             return

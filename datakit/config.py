@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin
 
 from datakit.errors import ConfigError, did_you_mean
+from datakit.texts import load_yaml
 from datakit.values import convert, kind_name, to_text
 
 C = TypeVar("C")
@@ -191,11 +192,9 @@ def expand(words: Iterable[str]) -> Iterator[str]:
 
 
 def _file_words(path: Path) -> Iterator[str]:
-    import yaml
-
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, ValueError, yaml.YAMLError) as problem:
+        found = load_yaml(path)
+    except (OSError, ValueError) as problem:
         raise ConfigError(f"cannot read {path}: {problem}") from problem
     if not isinstance(found, dict):
         raise ConfigError(f"{path} must hold keys and values, not {type(found).__name__}")

@@ -34,6 +34,8 @@ from datakit.store.listing import PROBLEMS, Listing
 from datakit.store.rows import LISTINGS, Roots, write_table
 
 KEY = re.compile(r"[a-z0-9_-]{1,64}")
+# No names of files on Windows, whatever their ending; and what a shell's `*` makes an option.
+_UNFIT = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]|-.*")
 SLUG = 47  # characters of a key that are for people; 16 hex digits of a hash make it unique
 
 
@@ -42,7 +44,7 @@ def key_of(name: str) -> str:
 
     The hash is over the name as found, so two names that differ only in case, dots or script stay two keys.
     """
-    if KEY.fullmatch(name):
+    if KEY.fullmatch(name) and not _UNFIT.fullmatch(name):
         return name
     stem = name.rpartition(".")[0] or name
     slug = re.sub(r"[^a-z0-9_]+", "-", stem.lower()).strip("-")[-SLUG:].strip("-") or "x"
@@ -78,8 +80,13 @@ def scan(use: CatalogUse, folder: Path) -> Listing:
 
 
 def _reader(catalog: Catalog) -> Any:
+    if not catalog.reader.isidentifier():
+        raise CatalogError(f"catalog {catalog.name}: reader {catalog.reader!r} is no name of a reader")
     try:
-        return importlib.import_module(f"datakit.sources.{catalog.reader}")
+        reader = importlib.import_module(f"datakit.sources.{catalog.reader}")
+        if not hasattr(reader, "scan"):
+            raise CatalogError(f"catalog {catalog.name}: {catalog.reader} is no reader")
+        return reader
     except ModuleNotFoundError as problem:
         if problem.name != f"datakit.sources.{catalog.reader}":
             raise

@@ -17,6 +17,7 @@ from datakit.manifest import write_json
 from datakit.store.layout import FORMAT, MANIFEST, VERSION
 
 OURS = ".datakit"  # never part of the published tree
+MAX_MANIFEST = 256 << 20  # bytes, of 200,000 shards
 _MARKER = f"{OURS}/store.json"
 _PREVIOUS = f"{OURS}/previous.json"
 _NOTED = f"{OURS}/written.txt"
@@ -116,8 +117,10 @@ def _noted(root: Path) -> list[str]:
 
 def _is_manifest(path: Path) -> bool:
     try:
+        if path.stat().st_size > MAX_MANIFEST:
+            return False
         return bool(json.loads(path.read_bytes())["format"] == FORMAT)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
 
 

@@ -7,7 +7,7 @@ catalog's images, the folder of steps or that of listings. So steps outlive a mo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class StepRows:
     """Rows of a step, whole or one shard of it: its tables, and those of its annotations beside them.
 
     `paths`: the tables of each shard, read when asked for; `left`: gives what left on the way here; `catalogs`:
-    provenance.
+    provenance; `types`: the columns' types over all shards, where they are known without looking.
     """
 
     paths: Sequence[Sequence[Path]]
@@ -63,21 +63,28 @@ class StepRows:
     left: Callable[[], pa.Table]
     slices: Sequence[tuple[int, int]] | None = None  # (offset, length) of a shard's first table
     catalogs: Sequence[Mapping[str, Any]] = ()
-    _cache: dict[int, pa.Table] = field(default_factory=dict, repr=False)
+    types: pa.Schema | None = None
+    _last: dict[int, pa.Table] = field(default_factory=dict, repr=False)
 
     def shard(self, index: int) -> pa.Table:
-        """All columns of one shard."""
-        if index not in self._cache:
+        """All columns of one shard; the last one asked for is kept, and no more."""
+        if index not in self._last:
             tables = [read_table(path) for path in self.paths[index]]
             if self.slices is not None:
                 tables[0] = tables[0].slice(*self.slices[index])
-            self._cache[index] = zip_tables(tables)
-        return self._cache[index]
+            self._last.clear()
+            self._last[index] = zip_tables(tables)
+        return self._last[index]
+
+    def only(self, index: int, types: pa.Schema) -> StepRows:
+        """The rows of one shard, with all columns that the whole has. types: those of the whole."""
+        slices = None if self.slices is None else [self.slices[index]]
+        return replace(self, paths=[self.paths[index]], slices=slices, types=types, _last={})
 
     @cached_property
     def _all(self) -> pa.Table:
         tables = [self.shard(index) for index in range(len(self.paths))]
-        return one_table(tables).combine_chunks()
+        return one_table(tables, self.types).combine_chunks()
 
     @cached_property
     def outcomes(self) -> pa.Table:
@@ -86,7 +93,9 @@ class StepRows:
     @cached_property
     def schema(self) -> pa.Schema:
         """The columns' types over all shards: one shard alone may hold nothing but nulls."""
-        return one_schema([one_schema([read_schema(path) for path in paths]) for paths in self.paths])
+        if self.types is not None:
+            return self.types
+        return one_schema([zip_schemas([read_schema(path) for path in paths]) for paths in self.paths])
 
     def __len__(self) -> int:
         return int(self._all.num_rows)
@@ -142,6 +151,14 @@ def zip_tables(tables: Sequence[pa.Table]) -> pa.Table:
             named = table.schema.field(name)
             first = first.set_column(at, named, column) if at >= 0 else first.append_column(named, column)
     return first
+
+
+def zip_schemas(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """The schema of what `zip_tables` makes of tables with these."""
+    named = {column.name: column for schema in schemas[:1] for column in schema}
+    for schema in schemas[1:]:
+        named |= {column.name: column for column in schema if column.name != "__key__"}
+    return pa.schema(list(named.values()))
 
 
 def read_table(path: Path) -> pa.Table:

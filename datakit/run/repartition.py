@@ -238,7 +238,9 @@ def _run(folder: Path, block: int, plan: dict[str, int], groups: pa.Array, bits:
     number = pc.index_in(index["group"], value_set=groups).to_numpy().astype(np.int64)
     code, rows = (number << bits) | index["bucket"].to_numpy(), index["rows"].to_numpy()
     low, high = np.searchsorted(code, plan["low"], "left"), np.searchsorted(code, plan["high"], "right")
-    return read_table(folder / f"{block:05d}.arrow").slice(int(rows[:low].sum()), int(rows[low:high].sum()))
+    start, count = int(rows[:low].sum()), int(rows[low:high].sum())
+    # A copy, and the file let go: mapped, the pages about the slices of all blocks would be held at once.
+    return read_table(folder / f"{block:05d}.arrow").take(pa.array(np.arange(start, start + count)))
 
 
 def seal(steps: Steps, step: Step, part: phases.Part, named: dict[str, Any]) -> Manifest:

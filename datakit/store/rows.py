@@ -65,6 +65,7 @@ class StepRows:
     catalogs: Sequence[Mapping[str, Any]] = ()
     types: pa.Schema | None = None
     _last: dict[int, pa.Table] = field(default_factory=dict, repr=False)
+    _read: dict[str, pa.ChunkedArray] = field(default_factory=dict, repr=False)  # columns asked for so far
 
     def shard(self, index: int) -> pa.Table:
         """All columns of one shard; the last one asked for is kept, and no more."""
@@ -79,12 +80,7 @@ class StepRows:
     def only(self, index: int, types: pa.Schema) -> StepRows:
         """The rows of one shard, with all columns that the whole has. types: those of the whole."""
         slices = None if self.slices is None else [self.slices[index]]
-        return replace(self, paths=[self.paths[index]], slices=slices, types=types, _last={})
-
-    @cached_property
-    def _all(self) -> pa.Table:
-        tables = [self.shard(index) for index in range(len(self.paths))]
-        return one_table(tables, self.types).combine_chunks()
+        return replace(self, paths=[self.paths[index]], slices=slices, types=types, _last={}, _read={})
 
     @cached_property
     def outcomes(self) -> pa.Table:
@@ -98,24 +94,35 @@ class StepRows:
         return one_schema([zip_schemas([read_schema(path) for path in paths]) for paths in self.paths])
 
     def __len__(self) -> int:
-        return int(self._all.num_rows)
+        return len(self._columns(["__key__"]))
 
     @property
     def columns(self) -> list[str]:
-        return list(self._all.column_names)
+        return list(self.schema.names)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The named columns of all rows; all but images, if None. Raises StoreError on an unknown name."""
         if columns is None:
-            columns = [name for name in self.columns if self._all.schema.field(name).type != IMAGE]
+            columns = [name for name in self.columns if self.schema.field(name).type != IMAGE]
         missing = [name for name in columns if name not in self.columns]
         if missing:
             raise StoreError(f"no column {', '.join(missing)}; there are {', '.join(self.columns)}")
-        return self._all.select(list(columns))
+        return self._columns(columns)
+
+    def _columns(self, names: Sequence[str]) -> pa.Table:
+        """These columns of all rows, in one piece each; the others stay on disk."""
+        new = list(dict.fromkeys(["__key__", *(name for name in names if name not in self._read)]))
+        if len(new) > 1 or not self._read:  # the keys count the rows of a shard that has none of the columns
+            shards = (self.shard(index) for index in range(len(self.paths)))
+            chosen = [table.select([name for name in new if name in table.column_names]) for table in shards]
+            types = pa.schema([self.schema.field(name) for name in new])
+            table = one_table(chosen, types).combine_chunks()
+            self._read.update(zip(table.column_names, table.columns, strict=True))
+        return pa.Table.from_arrays([self._read[name] for name in names], names=list(names))
 
     def images(self, indices: Sequence[int] | None = None) -> Iterator[Image]:
         """The images of these rows (all, if None), lazily."""
-        places = self._all.column("image")
+        places = self._columns(["image"]).column("image")
         chosen = places if indices is None else places.take(pa.array(np.asarray(indices, np.int64)))
         for place in chosen:
             yield Image(self.roots.blob(place.as_py()))

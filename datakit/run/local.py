@@ -114,8 +114,13 @@ class Scheduler:
         return jobs
 
     def _check(self, fingerprint: str, step: Step) -> None:
-        # A source does not know how many it will give: judged when all its shards are there.
-        inputs = self.expected.get(fingerprint) or self._expected(step) or self._given(step)
+        if not self.failed[fingerprint]:
+            return
+        inputs = self.expected.get(fingerprint) or self._expected(step)
+        # A source does not know how many it will give: judged when all its shards are there, and asked only then,
+        # or a build would read shards² manifests.
+        if not inputs and self.left.get(fingerprint, 1) == 1:
+            inputs = self._given(step)
         if inputs and self.failed[fingerprint] > self.options.max_failed * inputs:
             raise FailureLimit(_too_many(self.steps, step, self.failed[fingerprint], inputs, self.options))
 

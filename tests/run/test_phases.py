@@ -14,6 +14,7 @@ from datakit.find import recipe_module
 from datakit.manifest import Manifest
 from datakit.run import phases, pool, repartition
 from datakit.run.worker import Job, run_job
+from datakit.store import steps as steps_module
 
 RECIPE = '''
 """Numbers in shards, some of which lose all of theirs."""
@@ -185,3 +186,19 @@ def test_parts_of_changed_code_are_refused_though_no_step_is_whole(
 def test_a_defect_of_a_part_names_it(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"shape raised ZeroDivisionError: a defect .*partial 0"):
         build(recipe, tmp_path / "out", broken=True)
+
+
+def test_the_driver_reads_manifests_in_proportion_to_the_shards(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    read = steps_module.read_manifest
+    monkeypatch.setattr(
+        steps_module, "read_manifest", lambda folder, shard: reads.append(shard) or read(folder, shard)
+    )
+    counts = []
+    for shards in (15, 30):
+        reads.clear()
+        build(recipe, tmp_path / str(shards), shards=shards)
+        counts.append(len(reads))
+    assert counts[1] < 2.2 * counts[0], counts

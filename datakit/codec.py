@@ -31,7 +31,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from datakit import image as images
-from datakit.errors import MissingExtra, SampleError
+from datakit.errors import MissingExtra
+from datakit.image_guard import check_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,8 +117,8 @@ def cover(
     """uint8 (side, side, 3): the part `box` of the upright image, or its centre square, scaled to `side` px.
 
     Decoded at the smallest scale at which that part has `side` px both ways. PSNR against the whole decode and the
-    same filter, mean over photographs: 43 dB and more; 52 dB where that scale leaves twice the size. Raises SampleError as
-    `datakit.image.decode`, ValueError over a box that is none.
+    same filter, mean over photographs: 43 dB and more; 52 dB where that scale leaves twice the size. Raises
+    SampleError as `datakit.image.decode`, ValueError over a box that is none.
     """
     import numpy as np
 
@@ -173,6 +174,7 @@ def _draw(data: bytes, part: Box | None, target: tuple[int, int] | None, codec: 
     _keep_blocks()
     drawn = None
     if images.format_of(data[:16]) == "JPEG":
+        check_size(data)
         drawn = _draw_fast(data, part, target) if fast else _draw_draft(data, part, target)
     if drawn is None:
         from PIL import Image as pil
@@ -191,7 +193,6 @@ def _draw_fast(data: bytes, part: Box | None, target: tuple[int, int] | None) ->
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space not in ("YCbCr", "Gray"):
             return None
-        _refuse_large(width, height)
         facts = Facts(width, height, space == "Gray", _orientation(data))
         eighths = _eighths("simplejpeg", facts, part, target)
         least: dict[str, int] = {}
@@ -219,7 +220,6 @@ def _draw_draft(data: bytes, part: Box | None, target: tuple[int, int] | None) -
         width, height = picture.size
         if picture.mode not in ("RGB", "L"):
             return None
-        _refuse_large(width, height)
         facts = Facts(width, height, picture.mode == "L", _orientation(data))
         eighths = _eighths("pillow", facts, part, target)
         if eighths < 8:
@@ -228,11 +228,6 @@ def _draw_draft(data: bytes, part: Box | None, target: tuple[int, int] | None) -
     except images.BROKEN:
         return None
     return Drawn(picture, width, height, eighths / 8, facts.orientation)
-
-
-def _refuse_large(width: int, height: int) -> None:
-    if width * height > images.MAX_PIXELS:
-        raise SampleError("too_many_pixels", f"{width} x {height}")
 
 
 def _eighths(codec: str, facts: Facts, part: Box | None, target: tuple[int, int] | None) -> int:

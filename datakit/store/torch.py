@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from datakit.stage import Sample
@@ -36,6 +37,7 @@ class TorchBatches:
         self.batches, self.workers, self.pin_memory, self.context = batches, workers, pin_memory, context
         if batches.collate is stacked:
             batches.collate = collated
+        batches.resize = resized
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -142,6 +144,17 @@ class TorchDataset(Dataset[Any]):
         number = range(len(self))[index]
         sample = self.reading.read(self.reading.samples(np.array([number]))[0])
         return self.transform(sample) if self.transform else sample
+
+
+def resized(image_HWC: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """uint8 (side, side, 3) by torch's antialiased bilinear filter, which is Pillow's to within a step of 8 bits and
+    takes a third of its time: it is vectorised.
+    """
+    # A copy of a part is nothing; channels that lie together are what the vectorised kernel takes.
+    given = torch.from_numpy(np.array(image_HWC, order="C")).permute(2, 0, 1)[None]
+    found = torch.nn.functional.interpolate(given, size=(side, side), mode="bilinear", antialias=True)
+    array: NDArray[np.uint8] = found[0].permute(1, 2, 0).numpy()
+    return array
 
 
 def collated(samples: list[Any]) -> Any:

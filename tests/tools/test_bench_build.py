@@ -25,8 +25,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 def paths(bench: Any, tmp_path: Path) -> list[Path]:
     ramp = np.linspace(0, 255, 600 * 400 * 3).astype(np.uint8).reshape(400, 600, 3)
     for number in range(3):
-        bench.write(tmp_path / "in" / f"{number}.jpg", bench.as_jpeg(Image.fromarray(ramp), 90 + number))
-    found: list[Path] = bench.listing(tmp_path / "in", 3)
+        bench.write(tmp_path / "photos" / f"{number}.jpg", bench.as_jpeg(Image.fromarray(ramp), 90 + number))
+    found: list[Path] = bench.listing(tmp_path / "photos", 3)
     return found
 
 

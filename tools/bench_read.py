@@ -10,7 +10,7 @@ system of the whole process tree. X, where the peers are (its torch and ours sho
     X/bin/pip install --no-deps mosaicml-streaming && X/bin/pip install transformers Brotli python-snappy zstd \
         zstandard catalogue boto3 google-cloud-storage oci paramiko cramjam
 
-Without --peers-python only ours run. The corpus is that of tools/bench_write.py (110 kB a JPEG), or --source.
+Without --peers-python only ours run. The corpus: JPEGs of ImageNet's shape (500x375, about 100 kB), or --source.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import bench_build
 import bench_write
 from bench_write import cpu_s
 
@@ -103,11 +104,8 @@ def ours(root: Path, task: str, *, fast: bool = True) -> Batches:
 
     decode, workers = "decode" in task, 2 if "2" in task else 0
     view = open_store(root / "datakit")["train"]
-    if not fast:
-        os.environ["DATAKIT_CODEC"] = "pillow"
-    loader = view.torch(
-        BATCH, threads=workers, target_size=SIDE if decode else None, fields=["image", "label"]
-    )
+    how: dict[str, Any] = {"target_size": SIDE if decode else None, "codec": "auto" if fast else "pillow"}
+    loader = view.torch(BATCH, threads=workers, fields=["image", "label"], **how)
     for batch in loader:
         yield len(batch["label"])
 
@@ -280,6 +278,34 @@ def resume(root: Path, files: int) -> Run:
     return found
 
 
+def likeness(corpus: Path, files: int) -> Run:
+    """Mean PSNR in dB of 224 px images against the whole decode and the same filter: ours, and peers' way."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from datakit.codec import cover
+    from datakit.store.torch import resized
+
+    found: dict[str, list[float]] = {"ours": [], "ours, Pillow only": [], "peers": []}
+    for file in bench_write.listing(corpus, min(files, 100)):
+        data = Path(file.path).read_bytes()
+        whole: Any = Image.open(io.BytesIO(data)).convert("RGB")
+        short = min(whole.size)
+        left, top = (whole.width - short) / 2, (whole.height - short) / 2
+        place = (left, top, left + short, top + short)
+        wanted = np.asarray(whole.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=place), float)
+        made = {
+            "ours": cover(data, SIDE, resize=resized),
+            "ours, Pillow only": cover(data, SIDE, codec="pillow", resize=resized),
+            "peers": pillow_224(data).permute(1, 2, 0).numpy(),
+        }
+        for name, image in made.items():
+            found[name].append(float(10 * np.log10(255**2 / ((image - wanted) ** 2).mean())))
+    return {name: statistics.mean(values) for name, values in found.items()}
+
+
 def prepare(root: Path, corpus: Path, files: int, kind: str) -> None:
     """The corpus in one reader's own format, unless it is there."""
     if (root / kind / ".whole").exists():
@@ -341,6 +367,16 @@ MAKERS: dict[str, Callable[[list[bench_write.File], Path], object]] = {
 }
 
 
+def corpus_of(args: argparse.Namespace, scratch: str) -> Path:
+    """The folder given, found again, or made."""
+    if args.source:
+        return Path(args.source)
+    corpus = Path(args.corpus or f"{scratch}/corpus") / "small"
+    if len(bench_write.listing(corpus, args.files)) < args.files:
+        bench_build.make_corpus(corpus.parent, args.files, 0)
+    return corpus
+
+
 def child(args: argparse.Namespace) -> Run:
     """What `in_child` asked for."""
     task, _, reader = args.child.partition(":")
@@ -348,6 +384,8 @@ def child(args: argparse.Namespace) -> Run:
     if task == "prepare":
         prepare(root, Path(args.corpus), args.files, reader)
         return {}
+    if task == "likeness":
+        return likeness(Path(args.corpus), args.files)
     if task == "random":
         return seek(root, reader, args.files)
     if task == "resume":
@@ -457,8 +495,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="bench_read_") as scratch:
         args.work = args.work or scratch
-        corpus = bench_write.corpus_of(args, scratch)
+        corpus = corpus_of(args, scratch)
         print(*report(rounds(args, corpus)), sep="\n")
+        told = in_child(sys.executable, "likeness:", args, corpus)
+        said = ", ".join(f"{name} {value:.1f}" for name, value in told.items())
+        print(f"PSNR in dB at {SIDE} px against the whole decode and the same filter: {said}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from datakit.store.sidecar import Sidecar, open_sidecar
 if TYPE_CHECKING:
     import datasets
 
+    from datakit.codec import Codec
     from datakit.store.batches import Batches, Crop
     from datakit.store.loader import OnError, Samples, Uneven
     from datakit.store.torch import TorchBatches, TorchDataset, TorchSamples
@@ -263,6 +264,7 @@ class SplitView:
         threads: int | None = None,
         target_size: int | None = None,
         crop: Crop = "centre",
+        codec: Codec = "auto",
         transform: Callable[[Sample], Any] | None = None,
         collate: Callable[[list[Any]], Any] | None = None,
         drop_last: bool = False,
@@ -271,8 +273,9 @@ class SplitView:
         """Batches of numpy arrays, read and decoded by `threads` (None: one a core; 0: none of their own).
 
         target_size: `image` becomes uint8 (N, side, side, 3), decoded at the scale that this needs; without it,
-        images stay encoded. crop: `centre`, or `random` for a part of the image, perhaps mirrored. transform: sample →
-        anything, called in the threads. drop_last: no batch shorter than the others. which: as for `samples`.
+        images stay encoded. crop: `centre`, or `random` for a part of the image, perhaps mirrored. codec: `auto`, the
+        fastest installed; `pillow` gives the same pixels everywhere. transform: sample → anything, called in the
+        threads. drop_last: no batch shorter than the others. which: as for `samples`.
         """
         from datakit.store.batches import Batches
 
@@ -282,6 +285,7 @@ class SplitView:
             threads=threads,
             target_size=target_size,
             crop=crop,
+            codec=codec,
             transform=transform,
             collate=collate,
             drop_last=drop_last,

@@ -51,6 +51,10 @@ class RunOptions:
         },
     )
     inline: bool = field(default=False, metadata={"help": "run in this process, for debugging"})
+    recheck: bool = field(
+        default=True,
+        metadata={"help": "read the steps that are there already, and make damaged ones again"},
+    )
     on: Literal["auto", "local", "dask"] = field(
         default="auto",
         metadata={"help": "processes of this machine, or Dask; auto: Dask where run.scheduler is given"},

@@ -76,6 +76,7 @@ def sealed(path: Path) -> Iterator[HashedFile]:
             os.fsync(file.fileno())
         confirm(part, file.digest)
         _rename(part, path)
+    remember(path, file.digest)
 
 
 @contextlib.contextmanager
@@ -141,6 +142,22 @@ def digest_of(path: Path) -> str:
         while count := file.readinto(buffer):
             xxh3.update(buffer[:count])
     return str(xxh3.hexdigest())
+
+
+_written: dict[Path, str] = {}  # what this process compared and renamed, until a manifest asks for it
+REMEMBERED = 100_000  # files
+
+
+def remember(path: Path, digest: str) -> None:
+    """A file was written and compared: its manifest need not read it once more."""
+    if len(_written) >= REMEMBERED:
+        _written.clear()
+    _written[path] = digest
+
+
+def digest_written(path: Path) -> str:
+    """xxh3_128 of a file that this process wrote; of another, as it lies there."""
+    return _written.pop(path, "") or digest_of(path)
 
 
 def confirm(path: Path, digest: str) -> None:

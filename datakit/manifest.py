@@ -18,7 +18,7 @@ from typing import Any
 
 import xxhash
 
-from datakit.disk import atomic, digest_of, remove_orphans, sealed, sync, write_bytes
+from datakit.disk import atomic, digest_of, digest_written, remove_orphans, sealed, sync, write_bytes
 from datakit.errors import StoreError
 
 __all__ = [
@@ -85,8 +85,8 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """The last write of a shard. The digests are of its files as they lie there now."""
-    digests = {name: digest_of(folder / name) for name in manifest.files}
+    """The last write of a shard, with the digests of what was written."""
+    digests = {name: digest_written(folder / name) for name in manifest.files}
     write_record(folder / f"{manifest.shard:05d}.json", asdict(replace(manifest.counted(), digests=digests)))
 
 

@@ -17,7 +17,7 @@ from typing import Literal, Protocol, Self
 import xxhash
 
 from datakit.blob import Blob
-from datakit.disk import confirm, disk, part_of, sync
+from datakit.disk import confirm, disk, part_of, remember, sync
 from datakit.errors import SampleError, StoreError
 
 Digest = Literal["sha256", "xxh3", "none"]
@@ -139,10 +139,12 @@ class TarWriter:
         if self._fsync:
             os.fsync(self._file)
         self._close()
-        confirm(self._part, self._xxh3.hexdigest())
+        digest = self._xxh3.hexdigest()
+        confirm(self._part, digest)
         self._part.rename(self.path)
         if self._fsync:
             sync(self.path.parent)
+        remember(self.path, digest)
         self.record = ShardRecord(
             samples=len(self._records),
             bytes=size,

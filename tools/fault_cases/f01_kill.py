@@ -11,7 +11,7 @@ from fault_cases.builds import kills, small_build
 TITLE = "SIGKILL of a build and its workers at random moments"
 WANTED = "the same bytes after going on, nothing damaged, no .part left"
 CASES = 200
-SUITE = 4
+SUITE = 2
 
 
 def run(cases: int, seed: int, work: Path, tell: Tell) -> Outcome:

@@ -22,7 +22,7 @@ REFUSED = "another build is running"
 
 def run(cases: int, seed: int, work: Path, tell: Tell) -> Outcome:
     """By turns: a race on one folder, one on a shared cache, a crash."""
-    words, draw = [*small_build(work), "run.workers=1"], random.Random(seed)
+    words, draw = [*small_build(work), "run.inline=true"], random.Random(seed)
     seconds = build(words, work / "peace")
     wanted = tree(work / "peace")
     failures = []

@@ -146,8 +146,9 @@ def fail_one(
             f"{call} never {at}",
             "" if not done.code else f"exit {done.code} of itself: {done.said[-200:]}",
         )
-    # To make a folder that is there already is refused without harm.
-    fine = what == "short" or (call == "mkdir" and not done.code)
+    # Harmless: no folder made where there is one; zeros lost off the end of a tar, which is then cut to its length.
+    # What was not, `ends_well` finds: each record holds the digest of what should have been written.
+    fine = what == "short" or (not done.code and (call == "mkdir" or (call, what) == ("pwrite", "lie")))
     expected = 0 if fine else 5
     hint = "" if fine else LOST if what == "lie" else ERRORS[int(what)]
     wrong = [] if done.code == expected else [f"exit {done.code}: {done.said[-200:]}"]

@@ -77,6 +77,8 @@ def run_build(asked: Request, sink: Sink) -> Build:
             log = Log(sink, asked.out / ".datakit" / "logs" / "build.jsonl")
             held.callback(log.file.close)
             return _build(asked, uses, log, cache)
+        except BrokenPipeError:  # the reader of our words has gone: the shell's affair, not the disk's
+            raise
         except OSError as problem:  # of the log, a listing, a fork: what knows no better name
             raise disk_problem(problem.filename or asked.out, problem, "use") from problem
 

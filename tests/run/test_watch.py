@@ -24,7 +24,7 @@ ON_ONE, ON_MANY = Place("sample", "one", "s0-002"), Place("batch", "many", "s0-0
 
 
 def build(recipe: Path, out: Path, **run: Any) -> Build:
-    words = {"shards": 2, "samples": 12, "run": {"timeout": 1.0, "workers": 2, "max_failed": 0.5} | run}
+    words = {"shards": 2, "samples": 12, "run": {"timeout": 2.0, "workers": 2, "max_failed": 0.5} | run}
     made = datakit.build(str(recipe), out=out, progress="quiet", **words)
     assert not active_children()
     assert not list(out.rglob("*.part-*"))
@@ -48,8 +48,8 @@ def test_samples_that_cost_their_workers_are_broken_and_the_others_are_made(tmp_
     }
     made = build(write_recipe(tmp_path / "trouble.py", trouble), tmp_path / "out", memory=500)
     assert outcomes(made) == {
-        "s0-002": ("timeout", "in one: more than 1 s"),
-        "s0-005": ("timeout", "in many: more than 1 s"),
+        "s0-002": ("timeout", "in one: more than 2 s"),
+        "s0-005": ("timeout", "in many: more than 2 s"),
         "s1-001": ("crashed", "in one: its worker died with SIGSEGV"),
         "s1-009": ("memory", "in one: its worker held more than 500 MB"),
     }

@@ -32,6 +32,7 @@ from datakit.run.progress import Sink
 from datakit.run.watch import Cause, Clock, Judge, Limits, Watch
 from datakit.run.worker import Job, run_job
 
+TRIES = 3  # of a start that a dying worker spoils
 LEAVE = 3.0  # seconds that workers have to leave when asked, all together: a signal ends a build within ten
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

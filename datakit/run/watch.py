@@ -126,7 +126,7 @@ class Judge:
 
         ended: how the worker ended, for people, as `SIGSEGV`.
         """
-        which = (job.kind, job.step, job.shard)
+        which = (job.kind, job.step, job.phase, job.shard)
         self.lost[which] += 1
         self.lost[which, cause, place] += 1
         times = self.lost[which, cause, place]

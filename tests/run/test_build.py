@@ -150,22 +150,25 @@ def test_a_second_ctrl_c_does_not_wait_for_workers_that_do_not_listen(tmp_path: 
             time.sleep(0.02)  # both are at work
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
+        while not all(state(pid) == "T" for pid in workers):
+            time.sleep(0.01)  # a SIGTERM that comes before they stop is heard
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         assert process.poll() is None  # asking them to leave
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=1.5) == -signal.SIGINT
         deadline = time.monotonic() + 2
-        while any(alive(pid) for pid in workers):
+        while any(state(pid) not in "ZX" for pid in workers):
             assert time.monotonic() < deadline, "a worker outlived its parent"
             time.sleep(0.02)
 
 
-def alive(pid: int) -> bool:
+def state(pid: int) -> str:
+    """As /proc has it; X for one that is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return "X"
 
 
 def test_too_many_broken_samples_stop_the_build_and_name_them(tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ def build(
     sink = make_sink(mode(how["as_json"], how["quiet"], how["plain"]))
     try:
         made = run_build(asked, sink)
+    except (KeyboardInterrupt, SystemExit):
+        click.echo("datakit: stopped; the same command goes on from here", err=True)
+        raise
     finally:
         sink.close()
     if how["as_json"]:
@@ -257,12 +260,20 @@ def _build_help(ctx: click.Context, words: Sequence[str]) -> str:
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
+    """The first signal ends what runs in order; a second one ends the process there and then."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(name) is _stop:
+            signal.signal(name, signal.SIG_DFL)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Entry point: runs a verb and turns errors into one line and an exit code."""
     signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else our caller wants us deaf to it
+        signal.signal(signal.SIGINT, _stop)
     with closed_pipe_ends():
         sys.exit(_exit_code())
 

@@ -26,7 +26,7 @@ _SCHEDULER = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}"
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a build runs; none of this changes a byte of what it makes."""
+    """How a build runs; none of this changes a byte of what it makes, but for samples that a limit here breaks."""
 
     workers: int = field(
         default=0,
@@ -51,6 +51,10 @@ class RunOptions:
         },
     )
     inline: bool = field(default=False, metadata={"help": "run in this process, for debugging"})
+    recheck: bool = field(
+        default=True,
+        metadata={"help": "read the steps that are there already, and make damaged ones again"},
+    )
     on: Literal["auto", "local", "dask"] = field(
         default="auto",
         metadata={"help": "processes of this machine, or Dask; auto: Dask where run.scheduler is given"},
@@ -58,6 +62,26 @@ class RunOptions:
     scheduler: str = field(
         default="",
         metadata={"help": "tcp://host:port of a Dask scheduler, whose workers see the same folders"},
+    )
+    timeout: float = field(
+        default=300.0,
+        metadata={
+            "help": "seconds that one sample, or one batch, may take in a stage before its worker is replaced and, "
+            "the second time, the sample is broken; 0: no limit",
+            "least": 0,
+        },
+    )
+    reduce_timeout: float = field(
+        default=0.0,
+        metadata={"help": "seconds that a reduce may take before the build stops; 0: no limit", "least": 0},
+    )
+    memory: int = field(
+        default=0,
+        metadata={
+            "help": "megabytes that a worker may hold before it is replaced and, the second time, the sample that it "
+            "was on is broken; 0: no limit",
+            "least": 0,
+        },
     )
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from datakit.find import recipe_module
 from datakit.image import EXTENSIONS, Image
 from datakit.manifest import Manifest, versions, write_manifest
 from datakit.recipe import CatalogUse, Plan, Step, bind_refs
+from datakit.run import place
 from datakit.run.phases import Part, run_types
 from datakit.run.repartition import run_repartition
 from datakit.run.tree import tree_value, value_name
@@ -50,6 +51,9 @@ class Job:
     kind: Literal["step", "publish"] = "step"
     phase: str = ""  # of the step, if it has several (run/phases.py); `shard` is then the number of a part
     span: tuple[int, int] = (0, 0)  # what the part takes
+    # What earlier attempts came to, as `place.Judged` has it.
+    refused: tuple[tuple[str, str, str, str], ...] = ()
+    alone: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -110,6 +114,7 @@ def run_job(job: Job, progress: Progress = lambda kept, dropped, failed: None) -
     folder = steps.folder(step) / job.phase
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
+    place.enter(place.REDUCE if step.verb in ("reduce", "repartition") else place.BETWEEN, step.name)
     run = _run_types if job.phase == "types" else _RUNNERS[step.verb]
     manifest = run(steps, step, job, progress)
     manifest = replace(
@@ -184,12 +189,14 @@ def _run_flow(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifes
         kept = []
         for sample in flow:
             try:
+                place.admit(job, place.WRITE, sample["__key__"])
                 kept.append(sink.store(sample))
             except SampleError as problem:
                 outcome.add(sample, "failed", problem.reason, detail=problem.detail)
                 continue
             progress(1, 0, 0)
         images = sink.count
+        place.enter(place.BETWEEN, step.name)
     progress(0, sum(outcome.counts("dropped").values()), sum(outcome.counts("failed").values()))
     files = {f"{name}.tar": (folder / f"{name}.tar").stat().st_size} if images else {}
     table = columns_of(kept, steps.roots)
@@ -227,8 +234,10 @@ def _input(
 def _given(stage: Stage[Any], job: Job, step: Step) -> Iterator[Sample]:
     """What a source gives, one by one. It has no next sample after an error, so any error stops the build."""
     samples = iter(_call(stage, job.shard, job=job, step=step, key=""))
+    last = ""
     while True:
         try:
+            place.enter(place.SOURCE, stage.name, last)
             sample = next(samples, None)
         except SampleError as problem:
             raise _defect(stage, problem, _where(job, step, "")) from problem
@@ -238,6 +247,7 @@ def _given(stage: Stage[Any], job: Job, step: Step) -> Iterator[Sample]:
             raise _defect(stage, problem, _where(job, step, "")) from problem
         if sample is None:
             return
+        last = str(sample["__key__"])
         yield sample
 
 
@@ -316,6 +326,7 @@ def _results(
     """A result for each sample. A failing batch is run again one by one: one bad image costs one image."""
     if stage.shape == "batch":
         try:
+            place.admit_batch(job, stage.name, [sample["__key__"] for sample in batch])
             results = list(_call(stage, batch, job=job, step=step, key=batch[0]["__key__"]))
             if len(results) != len(batch):
                 where = _where(job, step, batch[0]["__key__"])
@@ -328,6 +339,7 @@ def _results(
                 return [problem]
             return [result for one in batch for result in _results([one], stage, job, step)]
     try:
+        place.admit(job, stage.name, batch[0]["__key__"])
         return [_call(stage, batch[0], job=job, step=step, key=batch[0]["__key__"])]
     except SampleError as problem:
         return [problem]

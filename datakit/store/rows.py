@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from datakit.blob import Blob
 from datakit.errors import StoreError
 from datakit.image import Image
-from datakit.manifest import atomic
+from datakit.manifest import sealed
 from datakit.stage import Sample
 from datakit.store.columns import IMAGE, one_schema, one_table
 
@@ -185,7 +185,7 @@ def read_schema(path: Path) -> pa.Schema:
 
 def write_table(path: Path, table: pa.Table) -> int:
     """The table as an Arrow IPC file, atomically; its size in bytes."""
-    with atomic(path) as part:
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with sealed(path) as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
-        return part.stat().st_size
+        return file.size

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 from collections import Counter
 from collections.abc import Mapping
@@ -86,7 +87,8 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """The last write of a shard, with the digests of what was written."""
-    digests = {name: digest_written(folder / name) for name in manifest.files}
+    # `merge/../00000.arrow`, of a phase, is there before `merge` is.
+    digests = {name: digest_written(Path(os.path.normpath(folder / name))) for name in manifest.files}
     write_record(folder / f"{manifest.shard:05d}.json", asdict(replace(manifest.counted(), digests=digests)))
 
 

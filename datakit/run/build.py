@@ -28,6 +28,7 @@ from datakit.store.listing import Listing
 from datakit.store.rows import read_table
 from datakit.store.steps import Steps
 from datakit.store.tree import claim
+from datakit.store.upload import upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,11 @@ def run_build(asked: Request, sink: Sink) -> Build:
     with _locked(asked.out):
         log = Log(sink, asked.out / ".datakit" / "logs" / "build.jsonl")
         try:
-            return _build(asked, uses, log)
+            made = _build(asked, uses, log)
+            if asked.url:
+                done = upload(asked.out, asked.url, tell=lambda text: log.event("note", text=text))
+                log.event("note", text=done.text())
+            return made
         finally:
             log.file.close()
 

@@ -6,6 +6,7 @@ By fsspec. What it and the libraries below do on their own is switched off: cach
 
 from __future__ import annotations
 
+import base64
 import errno
 import os
 import sys
@@ -182,6 +183,7 @@ class Client:
             times = {"connect_timeout": patience.connect, "read_timeout": patience.read}
             retries = {"retries": {"total_max_attempts": 1, "mode": "standard"}}
             options["config_kwargs"] = {**times, **retries, "max_pool_connections": 32}
+            options["max_concurrency"] = 1  # more, and each read asks for the size first
         if self.url.web:
             import aiohttp
 
@@ -189,12 +191,12 @@ class Client:
                 total=None, sock_connect=patience.connect, sock_read=patience.read
             )
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
-            if self.url.user or self.url.password:
-                auth = aiohttp.BasicAuth(self.url.user, self.url.password)
-                options["client_kwargs"]["auth"] = auth
             options["encoded"] = True
             # A range of compressed bytes is none of the file's.
             options["headers"] = {"Accept-Encoding": "identity"}
+            if self.url.user or self.url.password:
+                told = base64.b64encode(f"{self.url.user}:{self.url.password}".encode()).decode()
+                options["headers"]["Authorization"] = f"Basic {told}"
         return options
 
     def _head(self, path: str) -> Seen:

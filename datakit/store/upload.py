@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -154,13 +155,14 @@ class _Publication:
             raise StoreError(f"{self.name}: another upload began there at the same moment; let it end")
 
     def _send(self, missing: list[File]) -> None:
-        total, done = sum(file.bytes for file in missing), 0
+        total, done, lock = sum(file.bytes for file in missing), 0, threading.Lock()
 
         def send(file: File) -> None:
             nonlocal done
             self.target.put(file, self.root / file.path)
-            done += file.bytes
-            self.tell(f"{self.name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB, {file.path}")
+            with lock:
+                done += file.bytes
+                self.tell(f"{self.name}: {done / 1e6:.1f} of {total / 1e6:.1f} MB, {file.path}")
 
         self._each(send, missing)
 

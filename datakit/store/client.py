@@ -50,6 +50,11 @@ _LASTING = {
     ),
     "google.auth.exceptions": ("DefaultCredentialsError",),
 }
+# Whatever status they name: a body that was cut is told as a 400.
+_BROKEN = {
+    "aiohttp": ("ClientPayloadError", "ClientConnectionError"),
+    "botocore.exceptions": ("HTTPClientError", "ResponseStreamingError", "IncompleteReadError"),
+}
 # Left behind by a fork. They are never closed here: their connections are the parent's.
 _INHERITED: list[Any] = []
 
@@ -269,6 +274,8 @@ def passes(problem: BaseException) -> bool:
         return False
     if isinstance(problem, _classes(_LASTING)):
         return False
+    if isinstance(problem, _classes(_BROKEN)):
+        return True
     if (found := status(problem)) is not None:
         return found in _AGAIN
     if isinstance(problem, ShortBody | TimeoutError | ConnectionError | EOFError):

@@ -139,7 +139,8 @@ class Bucket:
         for upload in found.get("Uploads", ()):
             path = upload["Key"].removeprefix(prefix["Prefix"])
             if path in paths:
-                self._call("abort_multipart_upload", path, UploadId=upload["UploadId"])
+                with contextlib.suppress(FileNotFoundError):  # gone by a try whose answer was lost
+                    self._call("abort_multipart_upload", path, UploadId=upload["UploadId"])
 
     def _call(self, method: str, path: str, **keywords: Any) -> Any:
         return self._client.attempt(path, lambda: self._now(method, path, **keywords))

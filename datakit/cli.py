@@ -131,7 +131,7 @@ def publish(root: Path, url: str, takeover: bool, **how: bool) -> None:
 
 @cli.group(cls=Verbs)
 def cache() -> None:
-    """Shards and sources of URLs kept on this machine, in DATAKIT_CACHE: cache ls, cache gc."""
+    """Shards and sources of URLs kept on this machine, in DATAKIT_CACHE_DIR: cache ls, cache gc."""
 
 
 @cache.command("ls")

@@ -35,7 +35,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name in [name for name in os.environ if name.startswith("DATAKIT_") and name != "DATAKIT_TEST_DATA"]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("DATAKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DATAKIT_CACHE_DIR", str(tmp_path / "cache"))
     yield
 
 

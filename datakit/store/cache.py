@@ -49,8 +49,8 @@ class Kept:
 
 
 def cache_folder() -> Path:
-    """DATAKIT_CACHE, else `datakit` in XDG_CACHE_HOME, else ~/.cache/datakit."""
-    if named := os.environ.get("DATAKIT_CACHE"):
+    """DATAKIT_CACHE_DIR, else `datakit` in XDG_CACHE_HOME, else ~/.cache/datakit."""
+    if named := os.environ.get("DATAKIT_CACHE_DIR"):
         return Path(named).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser().absolute() / "datakit"
@@ -262,7 +262,7 @@ def _machine(folder: Path) -> Iterator[None]:
     except OSError as problem:
         raise EnvironmentProblem(
             f"the cache {folder} cannot be used: {problem.strerror or problem}; free some of the disk, name "
-            "another by DATAKIT_CACHE, or read without it (cache=False)"
+            "another by DATAKIT_CACHE_DIR, or read without it (cache=False)"
         ) from problem
 
 

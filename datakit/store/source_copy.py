@@ -58,6 +58,10 @@ def _wanted(url: Url, patience: Patience | None) -> tuple[Client, dict[str, Seen
     head, _, last = url.base.rpartition("/")
     beside = Client(Url(scheme=url.scheme, base=head), patience)
     if url.web:
+        if PurePosixPath(last).suffix:
+            # Asked first: where there is no such file, some servers deny it instead of saying so.
+            with contextlib.suppress(FileNotFoundError):
+                return beside, {last: beside.look(last)}
         with contextlib.suppress(FileNotFoundError, StoreError):
             files = contents_of(RemoteFiles(url, patience=patience)).files
             return client, {path: client.look(path) for path in (MANIFEST, *files)}

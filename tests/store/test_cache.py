@@ -135,13 +135,13 @@ Cache(Path({str(tmp_path)!r})).get(File(path="p", bytes=1000, sha256={file_of(da
 
 def test_a_disk_that_refuses_is_named_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "shards").write_text("no folder")
-    with pytest.raises(EnvironmentProblem, match=r"cannot be used.*DATAKIT_CACHE"):
+    with pytest.raises(EnvironmentProblem, match=r"cannot be used.*DATAKIT_CACHE_DIR"):
         fill(Cache(tmp_path), b"abc")
 
 
 def test_where_the_cache_lies_and_how_much_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == tmp_path / "cache"
-    monkeypatch.delenv("DATAKIT_CACHE")
+    monkeypatch.delenv("DATAKIT_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "datakit" and Cache().limit <= 50 * 10**9
     monkeypatch.setenv("DATAKIT_CACHE_BYTES", "1.5 kB")

@@ -64,6 +64,7 @@ def test_a_file_is_copied_alone_from_s3_and_from_the_web(bucket: str, tmp_path: 
         web.faults[:] = ["403"] * 3
         with pytest.raises(EnvironmentProblem, match="access denied"):
             local_copy(f"{web.url}/z.csv")
+        web.faults.clear()
         with pytest.raises(CatalogError, match="not there"):
             local_copy(f"{web.url}/none.csv")
     with pytest.raises(CatalogError, match="not there"):

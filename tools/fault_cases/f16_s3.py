@@ -28,7 +28,7 @@ from datakit.store.urls import parse_url
 from fault_cases import Outcome, Tell
 from fault_cases.f06_resume import make_store
 
-TITLE = "S3: one operation in ten answered 500, 503, not at all, cut short or done twice; publish, read by ranges, by cache"
+TITLE = "S3, one operation in ten: 500, 503, no answer, cut short, done twice; publish, read by ranges and by cache"
 WANTED = "the same bytes; at most 1.3 times the requests"
 CASES = 1000  # operations
 SUITE = 60

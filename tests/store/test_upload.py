@@ -81,7 +81,7 @@ def test_large_files_go_up_in_parts(bucket: str, root: Path, monkeypatch: pytest
     assert upload(root, place).sent == 0
 
 
-@pytest.mark.parametrize("fatal", (0, 1, 9, 25, 31, 32))
+@pytest.mark.parametrize("fatal", (0, 1, 12, 31))
 def test_a_killed_upload_has_no_manifest_and_goes_on(fatal: int, bucket: str, root: Path) -> None:
     place, calls = f"{bucket}/x", 0
     whole = Bucket._now
@@ -128,7 +128,7 @@ def test_another_store_of_the_same_names_replaces_the_first_and_leaves_nothing_o
     whole = Bucket.put
 
     def watched(self: Bucket, *given: Any) -> None:
-        seen.append(set(objects(place)))
+        seen.append(set(Client(parse_url(place), QUICK).listing()))
         whole(self, *given)
 
     monkeypatch.setattr(Bucket, "put", watched)

@@ -75,7 +75,6 @@ class Proxy:
 def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        wbufsize = -1  # head and body in one packet, which nobody waits 40 ms to acknowledge
         disable_nagle_algorithm = True
 
         def log_message(self, format: str, *args: object) -> None: ...

@@ -7,7 +7,6 @@ ends in `.toml`.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib import metadata, resources
@@ -17,6 +16,7 @@ from typing import Any
 from datakit.config import to_words
 from datakit.errors import CatalogError, ConfigError, did_you_mean
 from datakit.recipe import CatalogUse
+from datakit.texts import load_toml
 
 GROUP = "datakit.catalogs"
 POOLS = ("main", "far", "coarse", "outliers")
@@ -72,8 +72,8 @@ def load(name: str) -> Catalog:
     """The catalog called `name`. Raises CatalogError (unknown, or a TOML that is none)."""
     path = find(name)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        table = load_toml(path)
+    except (OSError, ValueError) as problem:
         raise CatalogError(f"cannot read the catalog {path}: {problem}") from problem
     return _from_toml(path, table)
 

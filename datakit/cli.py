@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from datakit.errors import DatakitError, EnvironmentProblem
-from datakit.shell import Export, Verbs, closed_pipe_ends, flags, give, mode, table
+from datakit.shell import Export, Inspect, Verbs, closed_pipe_ends, flags, give, mode, table
 
 WORDS = {"ignore_unknown_options": False, "help_option_names": ["--help", "-h"]}
 
@@ -71,6 +71,9 @@ def build(
     sink = make_sink(mode(how["as_json"], how["quiet"], how["plain"]))
     try:
         made = run_build(asked, sink)
+    except (KeyboardInterrupt, SystemExit):
+        click.echo("datakit: stopped; the same command goes on from here", err=True)
+        raise
     finally:
         sink.close()
     if how["as_json"]:
@@ -101,13 +104,16 @@ def _plan(words: Sequence[str], how: dict[str, bool]) -> None:
 @cli.command()
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--deep", is_flag=True, help="Every member and its digest, every image decoded, every row.")
+@click.option("--sidecar", multiple=True, help="A sidecar that lies elsewhere, with --deep; may come again.")
 @flags
-def verify(root: Path, deep: bool, **how: bool) -> None:
+def verify(root: Path, deep: bool, sidecar: tuple[str, ...], **how: bool) -> None:
     """Check a built tree against its manifest; exit 3 and name shard and key where it differs."""
-    from datakit.errors import StoreError
+    from datakit.errors import ConfigError, StoreError
     from datakit.store.verify import verify as run
 
-    report = run(root, deep=deep)
+    if sidecar and not deep:
+        raise ConfigError("--sidecar compares rows with samples, which --deep does: give both")
+    report = run(root, deep=deep, sidecars=sidecar)
     give(report.to_json(), report.text(), how)
     if not report.ok:
         raise StoreError(f"{root}: {len(report.problems)} problems")
@@ -155,6 +161,27 @@ def cache_gc(words: tuple[str, ...], everything: bool, **how: bool) -> None:
 
 
 @cli.command()
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--show", default=20, type=click.IntRange(0), help="Samples listed of each kind; counts are exact."
+)
+@click.option("--exit-code", is_flag=True, help="Exit 3 where samples, lists or layout differ.")
+@flags
+@click.pass_context
+def diff(ctx: click.Context, /, a: str, b: str, show: int, exit_code: bool, **how: bool) -> None:
+    """What store B has otherwise than store A: samples added, removed, renamed, changed (and in what), moved."""
+    from datakit.store.diff import diff as compare
+    from datakit.store.diff import diff_text
+    from datakit.store.reader import open_store
+
+    found = compare(open_store(a), open_store(b), show=show)
+    give(found.to_json(), diff_text(found), how)
+    if exit_code and not found.equal:
+        ctx.exit(3)
+
+
+@cli.command()
 @flags
 def recipes(**how: bool) -> None:
     """The recipes there are."""
@@ -182,6 +209,23 @@ def show(word: str, **how: bool) -> None:
     from datakit.run.inspect import show as found
 
     give(*found(word), how)
+
+
+@cli.command(cls=Inspect)
+@click.argument("store")
+@click.argument("words", nargs=-1)
+@flags
+def inspect(store: str, words: tuple[str, ...], **how: bool) -> None:
+    """What a store holds: inspect STORE [SPLIT] [key=KEY] [sheet=FILE.png] [key=value ...].
+
+    \b
+      datakit inspect builds/mine                              columns, counts, the first rows
+      datakit inspect builds/mine near_ood sheet=near.png      a contact sheet: 24 images drawn by seed=0
+      datakit inspect builds/mine key=KEY                      one sample in full
+    """
+    from datakit.store.look import inspect_words
+
+    give(*inspect_words(store, words), how)
 
 
 @cli.command()
@@ -225,7 +269,13 @@ def clean(root: Path, yes: bool, **how: bool) -> None:
 @click.argument("words", nargs=-1)
 @flags
 def export(words: tuple[str, ...], **how: bool) -> None:
-    """Another tool's layout: export format=openood|imagefolder store=DIR out=DIR [selection=seed1]."""
+    """Another tool's layout: export format=openood|coco|llava|datajuicer|imagefolder|clip-retrieval store=DIR out=DIR.
+
+    \b
+      datakit export format=openood store=builds/mine out=exports/mine selection=seed1
+      datakit export format=coco store=builds/mine out=exports/captions caption=captions
+      datakit export format=clip-retrieval store=builds/mine out=exports/clip embedding=COLUMN sidecar=FILE.parquet
+    """
     from datakit.store.export import export_words
 
     give(*export_words(words), how)
@@ -251,12 +301,20 @@ def _build_help(ctx: click.Context, words: Sequence[str]) -> str:
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
+    """The first signal ends what runs in order; a second one ends the process there and then."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(name) is _stop:
+            signal.signal(name, signal.SIG_DFL)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Entry point: runs a verb and turns errors into one line and an exit code."""
     signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else our caller wants us deaf to it
+        signal.signal(signal.SIGINT, _stop)
     with closed_pipe_ends():
         sys.exit(_exit_code())
 

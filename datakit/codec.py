@@ -1,31 +1,361 @@
-"""Images decoded at the size that is needed."""
+"""Images decoded at the size that is needed, and made smaller, by the fastest codec installed.
+
+A JPEG can be decoded at n/8 of its size (scaled DCT): simplejpeg, which brings its own libjpeg-turbo, does every n,
+Pillow's draft 1/8, 1/4, 1/2. What is left to a whole size is done by Pillow's antialiased filters. A scaled
+picture has ceil(size · n / 8) pixels, so that its last row and column may stand for less than a whole one: places in
+it are therefore counted in pixels of the original times n/8. Counting by its own size instead costs up to 10 dB.
+
+CPU ms and mean / lowest PSNR against whole decode + Lanczos, shorter side 256, quality 90 (40 photographs of 500x375 at
+104 kB; 6 mosaics of 2000x1500 at 510 kB; a busy machine): 5/8 or whole, then
+
+                          500x375             2000x1500
+    Pillow, whole, bicubic   3.7  36.6 / 34.1    43   32.4 / 31.4
+    simplejpeg, box          2.7  32.3 / 26.8    7.0  29.7 / 28.5
+    simplejpeg, bilinear     2.9  35.1 / 30.9    7.3  30.8 / 29.6
+    simplejpeg, hamming      3.0  35.9 / 32.6    7.4  31.3 / 30.2    the default
+    simplejpeg, bicubic      3.8  36.5 / 34.1    8.2  32.0 / 31.0
+    Pillow's draft, hamming  3.1  35.9 / 32.6    7.6  31.3 / 30.2
+    twice the scale, hamming 3.0  35.9 / 32.6   10.3  31.7 / 30.7
+
+The fast path is for JPEGs of 8 bits in YCbCr or grey that decode without a warning; whatever else comes is decoded
+by `datakit.image`, which also says what is wrong with it. Both codecs release the interpreter's lock.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import io
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
-from datakit.image import decode
+from datakit import image as images
+from datakit.errors import MissingExtra
+from datakit.image_guard import check_size
 
 if TYPE_CHECKING:
     import numpy as np
+    import PIL.Image
     from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom; shares of the upright image, in [0, 1]
+Filter = Literal["box", "bilinear", "hamming", "bicubic", "lanczos"]
+Codec = Literal["auto", "pillow", "simplejpeg"]
+Resize = Callable[["Pixels", int], "Pixels"]  # (height, width, 3) and a side → (side, side, 3), antialiased
+
+EIGHTHS = {"simplejpeg": (1, 2, 3, 4, 5, 8), "pillow": (1, 2, 4, 8)}  # 6/8 and 7/8 cost more than the whole
+MIN_SCALED = 128  # px, of the shorter side: below, nothing is saved, and a size says not which scale made it
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+KEPT_BLOCKS = 4  # of 16 MB at most, which Pillow reuses instead of asking the kernel for fresh pages
+FRESH_QUALITY = 90
+# EXIF orientation → how stored pixels become upright: axes swapped first, then mirrored in x, in y.
+UPRIGHT = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture decoded at `scale` of `width` × `height` px as stored; `orientation` is still to be applied."""
+
+    source: PIL.Image.Image | Pixels
+    width: int
+    height: int
+    scale: float = 1.0
+    orientation: int = 1
+
+    @property
+    def picture(self) -> PIL.Image.Image:
+        from PIL import Image as pil
+
+        return self.source if isinstance(self.source, pil.Image) else pil.fromarray(self.source)
+
+    @property
+    def pixels(self) -> Pixels:
+        """(height, width, 3); without a way through Pillow, which costs two copies, where they came as an array."""
+        import numpy as np
+
+        if isinstance(self.source, np.ndarray) and self.source.ndim == 3:
+            return self.source
+        return np.asarray(self.picture.convert("RGB"))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a plain JPEG's header says."""
+
+    width: int
+    height: int
+    grey: bool
+    orientation: int
+
+
+def installed() -> Literal["simplejpeg", "pillow"]:
+    """The codec that `auto` means on this machine."""
+    return "simplejpeg" if _simplejpeg() else "pillow"
+
+
+def chosen(codec: Codec) -> Literal["simplejpeg", "pillow"]:
+    """The codec of that name. Raises MissingExtra where it is not installed."""
+    if codec == "simplejpeg" and not _simplejpeg():
+        raise MissingExtra("decoding with simplejpeg", "fast")
+    return installed() if codec == "auto" else codec
+
+
+def decode_rgb(data: bytes | memoryview, *, short_side: int | None = None, codec: Codec = "auto") -> Pixels:
+    """uint8 (height, width, 3) RGB, upright, transparency on white; whole, or at the smallest scale that the codec
+    knows whose shorter side is still at least `short_side` px. Raises SampleError as `datakit.image.decode`.
+    """
+
+    drawn = _draw(bytes(data), WHOLE, (short_side, short_side) if short_side else None, codec)
+    return _turned(drawn.pixels, drawn.orientation)
 
 
 def cover(
-    data: bytes, side: int, *, box: tuple[float, float, float, float] | None = None
-) -> NDArray[np.uint8]:
-    """uint8 (side, side, 3): the part `box` (left, top, right, bottom; shares in [0, 1]) of the image, or its centre
-    square, scaled to `side` px.
+    data: bytes | memoryview,
+    side: int,
+    *,
+    box: Box | None = None,
+    filter: Filter = "bilinear",
+    codec: Codec = "auto",
+    resize: Resize | None = None,
+) -> Pixels:
+    """uint8 (side, side, 3): the part `box` of the upright image, or its centre square, scaled to `side` px.
+
+    Decoded at the smallest scale at which that part has `side` px both ways. PSNR against the whole decode and the
+    same filter, mean over photographs: 43 dB and more; 52 dB where that scale leaves twice the size. Raises
+    SampleError as `datakit.image.decode`, ValueError over a box that is none.
+
+    resize: another's, in place of Pillow's `filter`; it is given the part in whole pixels, so it may be off by half of
+    one.
     """
+    import numpy as np
+
+    if box is not None and not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        raise ValueError(f"box {box}: left < right and top < bottom, all in [0, 1]")
+    # The centre square is as high or as wide as the whole: the same scale serves it.
+    drawn = _draw(bytes(data), box or WHOLE, (side, side), codec)
+    stored = _as_stored(box, drawn.orientation) if box else _centre(drawn.width, drawn.height)
+    if resize is not None:
+        return _turned(resize(_cut(drawn, stored), side), drawn.orientation)
+    scaled = _resized(drawn, stored, (side, side), filter)
+    return _turned(np.asarray(scaled.convert("RGB")), drawn.orientation)
+
+
+def resized(
+    data: bytes | memoryview,
+    *,
+    short_side: int,
+    quality: int = FRESH_QUALITY,
+    never_enlarge: bool = True,
+    filter: Filter = "hamming",
+    codec: Codec = "auto",
+) -> bytes:
+    """A JPEG of the upright image with its shorter side at `short_side` px, or at its own where that is less and
+    `never_enlarge`; grey stays grey. Same data, same libraries: same bytes. Raises SampleError as
+    `datakit.image.decode`.
+    """
+    import numpy as np
+
+    drawn = _draw(bytes(data), WHOLE, (short_side, short_side), codec, chroma="fast")
+    size = _target(drawn, short_side, never_enlarge)
+    scaled = _resized(drawn, WHOLE, size, filter)
+    return _encoded(_turned(np.asarray(scaled), drawn.orientation), quality, chosen(codec))
+
+
+def shrunk(image_HWC: Pixels, *, short_side: int, filter: Filter = "hamming") -> Pixels:
+    """Decoded pixels with the shorter side at `short_side` px, or at its own where that is less."""
+    import numpy as np
+
+    drawn = Drawn(image_HWC, image_HWC.shape[1], image_HWC.shape[0])
+    return np.asarray(_resized(drawn, WHOLE, _target(drawn, short_side, True), filter))
+
+
+def _target(drawn: Drawn, short_side: int, never_enlarge: bool) -> tuple[int, int]:
+    """Width and height in px, as stored, with the shorter at `short_side`."""
+    factor = short_side / min(drawn.width, drawn.height)
+    factor = min(factor, 1.0) if never_enlarge else factor
+    return max(1, round(drawn.width * factor)), max(1, round(drawn.height * factor))
+
+
+def _draw(
+    data: bytes,
+    part: Box,
+    target: tuple[int, int] | None,
+    codec: Codec,
+    *,
+    chroma: Literal["smooth", "fast"] = "smooth",
+) -> Drawn:
+    """Decoded at the smallest scale at which `part` (None: the centre square) has `target` px; None: whole."""
+    fast = chosen(codec) == "simplejpeg"
+    _keep_blocks()
+    drawn = None
+    if images.format_of(data[:16]) == "JPEG":
+        check_size(data)
+        drawn = _draw_fast(data, part, target, chroma) if fast else _draw_draft(data, part, target)
+    if drawn is None:
+        whole = images.decode(data)
+        drawn = Drawn(whole, whole.shape[1], whole.shape[0])
+    return drawn
+
+
+def _draw_fast(data: bytes, part: Box, target: tuple[int, int] | None, chroma: str) -> Drawn | None:
+    """By simplejpeg; None for what is not its business, or not sound. `fast` chroma, not smoothed where it is enlarged,
+    costs nothing in a picture whose chroma is halved again: 4 % faster, and 0.1 dB nearer to Lanczos.
+    """
+    import simplejpeg
+
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        if space not in ("YCbCr", "Gray"):
+            return None
+        facts = Facts(width, height, space == "Gray", _orientation(data))
+        eighths = _eighths("simplejpeg", facts, part, target)
+        least: dict[str, int] = {}
+        if eighths < 8:
+            least = {
+                "min_height": math.ceil(height * eighths / 8),
+                "min_width": math.ceil(width * eighths / 8),
+            }
+        # strict: what libjpeg only warns of (data that end early, a marker out of place) raises here.
+        space = "GRAY" if facts.grey else "RGB"
+        rough = chroma == "fast"
+        pixels = simplejpeg.decode_jpeg(data, space, fastupsample=rough, strict=True, **least)
+    except ValueError:
+        return None
+    return Drawn(pixels[:, :, 0] if facts.grey else pixels, width, height, eighths / 8, facts.orientation)
+
+
+def _draw_draft(data: bytes, part: Box, target: tuple[int, int] | None) -> Drawn | None:
+    """By Pillow's draft; None for what `datakit.image.decode` must see whole."""
+    from PIL import JpegImagePlugin
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture: Any = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        width, height = picture.size
+        if picture.mode not in ("RGB", "L"):
+            return None
+        facts = Facts(width, height, picture.mode == "L", _orientation(data))
+        eighths = _eighths("pillow", facts, part, target)
+        if eighths < 8:
+            picture.draft(picture.mode, (width * eighths // 8, height * eighths // 8))
+        picture.load()
+    except images.BROKEN:
+        return None
+    return Drawn(picture, width, height, eighths / 8, facts.orientation)
+
+
+def _eighths(codec: str, facts: Facts, part: Box, target: tuple[int, int] | None) -> int:
+    """The smallest scale at which `part` still has `target` px both ways; 8, the whole, if none."""
+    if target is None or min(facts.width, facts.height) < MIN_SCALED:
+        return 8
+    box = _as_stored(part, facts.orientation)
+    swapped = UPRIGHT[facts.orientation][0]
+    wide, high = target[::-1] if swapped else target
+    columns, rows = (box[2] - box[0]) * facts.width, (box[3] - box[1]) * facts.height
+    fitting = (n for n in EIGHTHS[codec] if columns * n >= 8 * wide and rows * n >= 8 * high)
+    return next(fitting, 8)
+
+
+def _resized(drawn: Drawn, part: Box, size: tuple[int, int], filter: Filter) -> PIL.Image.Image:
+    from PIL import Image as pil
+
+    wide, high = drawn.picture.size
+    across, down = drawn.width * drawn.scale, drawn.height * drawn.scale
+    box = (part[0] * across, part[1] * down, min(part[2] * across, wide), min(part[3] * down, high))
+    if size == (wide, high) and box == (0, 0, wide, high):
+        return drawn.picture
+    return drawn.picture.resize(size, pil.Resampling[filter.upper()], box=box)
+
+
+def _cut(drawn: Drawn, part: Box) -> Pixels:
+    """A part in whole pixels of the scaled picture, at least one of them."""
+    pixels = drawn.pixels
+    high, wide = pixels.shape[:2]
+    across, down = drawn.width * drawn.scale, drawn.height * drawn.scale
+    left, top = min(int(part[0] * across + 0.5), wide - 1), min(int(part[1] * down + 0.5), high - 1)
+    right, bottom = round(part[2] * across), round(part[3] * down)
+    return pixels[top : max(top + 1, bottom), left : max(left + 1, right)]
+
+
+def _centre(width: int, height: int) -> Box:
+    """The largest square in the middle."""
+    short = min(width, height)
+    left, top = (width - short) / 2 / width, (height - short) / 2 / height
+    return left, top, 1 - left, 1 - top
+
+
+def _as_stored(box: Box, orientation: int) -> Box:
+    """The part of the stored image that is `box` of the upright one."""
+    swapped, flip_x, flip_y = UPRIGHT[orientation]
+    left, top, right, bottom = box
+    if flip_x:
+        left, right = 1 - right, 1 - left
+    if flip_y:
+        top, bottom = 1 - bottom, 1 - top
+    return (top, left, bottom, right) if swapped else (left, top, right, bottom)
+
+
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    """Stored pixels, (height, width) and channels if any, upright."""
+    import numpy as np
+
+    if orientation == 1:
+        return pixels
+    swapped, flip_x, flip_y = UPRIGHT[orientation]
+    turned = pixels.swapaxes(0, 1) if swapped else pixels
+    turned = turned[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    return np.ascontiguousarray(turned)
+
+
+def _orientation(data: bytes) -> int:
+    """As `datakit.image` reads it. Most JPEGs carry none, and a search through the bytes costs 1 % of Pillow's."""
+    if b"Exif" not in data and b"Orientation" not in data:
+        return 1
+    return images.Image(data).header.orientation
+
+
+def _encoded(pixels: Pixels, quality: int, codec: str) -> bytes:
+    """JPEG bytes, chroma at half the size as every camera and library does by default."""
     import numpy as np
     from PIL import Image as pil
 
-    picture: Any = pil.fromarray(decode(data))
-    width, height = picture.size
-    if box is None:
-        short = min(width, height)
-        left, top = (width - short) / 2, (height - short) / 2
-        place = (left, top, left + short, top + short)
-    else:
-        place = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
-    return np.asarray(picture.resize((side, side), pil.Resampling.BILINEAR, box=place))
+    if codec == "simplejpeg":
+        import simplejpeg
+
+        grey = pixels.ndim == 2
+        rows = np.ascontiguousarray(pixels[:, :, None] if grey else pixels)
+        space, sampling = ("GRAY", "Gray") if grey else ("RGB", "420")
+        return bytes(simplejpeg.encode_jpeg(rows, quality, space, sampling))
+    target = io.BytesIO()
+    pil.fromarray(pixels).save(target, format="JPEG", quality=quality, subsampling=2)
+    return target.getvalue()
+
+
+@cache
+def _simplejpeg() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("simplejpeg") is not None
+
+
+@cache
+def _keep_blocks() -> None:
+    """Let Pillow keep freed pixels' memory: fresh pages from the kernel cost as much as decoding a small photo."""
+    from PIL import _imaging
+
+    if _imaging.get_blocks_max() < KEPT_BLOCKS:
+        _imaging.set_blocks_max(KEPT_BLOCKS)

@@ -9,6 +9,7 @@ may have `help`, and `least` and `most` for its number or numbers.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,16 +17,24 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin
 
 from datakit.errors import ConfigError, did_you_mean
+from datakit.texts import load_yaml
 from datakit.values import convert, kind_name, to_text
 
 C = TypeVar("C")
+_SCHEDULER = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{1,5}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a build runs; none of this changes a byte of what it makes."""
+    """How a build runs; none of this changes a byte of what it makes, but for samples that a limit here breaks."""
 
-    workers: int = field(default=0, metadata={"help": "processes; 0: one a core", "least": 0})
+    workers: int = field(
+        default=0,
+        metadata={
+            "help": "processes, or jobs at once on run.scheduler; 0: one a core, or a worker",
+            "least": 0,
+        },
+    )
     cache: str = field(default="", metadata={"help": "folder of steps; default <out>/.datakit"})
     max_failed: float = field(
         default=0.01,
@@ -42,6 +51,50 @@ class RunOptions:
         },
     )
     inline: bool = field(default=False, metadata={"help": "run in this process, for debugging"})
+    recheck: bool = field(
+        default=True,
+        metadata={"help": "read the steps that are there already, and make damaged ones again"},
+    )
+    on: Literal["auto", "local", "dask"] = field(
+        default="auto",
+        metadata={"help": "processes of this machine, or Dask; auto: Dask where run.scheduler is given"},
+    )
+    scheduler: str = field(
+        default="",
+        metadata={"help": "tcp://host:port of a Dask scheduler, whose workers see the same folders"},
+    )
+    timeout: float = field(
+        default=300.0,
+        metadata={
+            "help": "seconds that one sample, or one batch, may take in a stage before its worker is replaced and, "
+            "the second time, the sample is broken; 0: no limit",
+            "least": 0,
+        },
+    )
+    reduce_timeout: float = field(
+        default=0.0,
+        metadata={"help": "seconds that a reduce may take before the build stops; 0: no limit", "least": 0},
+    )
+    memory: int = field(
+        default=0,
+        metadata={
+            "help": "megabytes that a worker may hold before it is replaced and, the second time, the sample that it "
+            "was on is broken; 0: no limit",
+            "least": 0,
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.scheduler and not _SCHEDULER.fullmatch(self.scheduler):
+            raise ConfigError(f"run.scheduler={self.scheduler} is no address like tcp://host:8786")
+        if self.scheduler and self.on == "local":
+            raise ConfigError("run.on=local and run.scheduler contradict each other; give one of them")
+        if self.inline and self.on_dask:
+            raise ConfigError("run.inline=true runs in this process, not on Dask; leave it or Dask out")
+
+    @property
+    def on_dask(self) -> bool:
+        return self.on == "dask" or bool(self.scheduler)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +216,9 @@ def expand(words: Iterable[str]) -> Iterator[str]:
 
 
 def _file_words(path: Path) -> Iterator[str]:
-    import yaml
-
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, ValueError, yaml.YAMLError) as problem:
+        found = load_yaml(path)
+    except (OSError, ValueError) as problem:
         raise ConfigError(f"cannot read {path}: {problem}") from problem
     if not isinstance(found, dict):
         raise ConfigError(f"{path} must hold keys and values, not {type(found).__name__}")

@@ -18,7 +18,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from datakit.blob import Blob
-from datakit.errors import MissingExtra, SampleError
+from datakit.drawing import looks_like_svg, render_svg
+from datakit.errors import SampleError
+from datakit.image_guard import MAX_ENCODED, check_pixels
+from datakit.image_guard import check_size as check_size
+from datakit.image_guard import format_of as format_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,13 +31,13 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # what Pillow may open; no EPS, FITS, TIFF
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "SVG": "svg"}
 DEEP = ("I", "F")  # Pillow's modes of more than 8 bits begin so
-MAX_PIXELS = 100_000_000  # of one frame, before decoding; a 50,000 x 50,000 PNG is 40 kB on disk
 SVG_SIDE = 96  # px, where the caller names no size
 EXIF_ORIENTATION = 0x0112
+# Orientation → what Pillow calls the turn that undoes it.
+UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 # What its plugins let through when headers lie; found by mutating files.
 BROKEN: tuple[type[Exception], ...] = (
     OSError,
@@ -56,7 +60,7 @@ class Header:
     width: int
     height: int
     mode: str
-    frames: int = 1
+    frames: int = 1  # 2 for two or more
     orientation: int = 1
     alpha: bool = False
     depth: int = 8  # bits a channel, as stored
@@ -67,7 +71,8 @@ class Image:
 
     `encoded` bytes as found, `header` from the first bytes, `array` uint8 (height, width, 3) RGB with the EXIF
     orientation applied and transparency laid on white. Raises SampleError with the reason `empty`,
-    `missing_file`, `unreadable_file`, `not_an_image`, `too_many_pixels`, `truncated` or `undecodable`.
+    `missing_file`, `unreadable_file`, `not_an_image`, `too_large`, `too_many_pixels`, `truncated`, `undecodable`; of a
+    drawing also `outside_reference`, `too_complex`.
     """
 
     def __init__(self, data: bytes | Blob) -> None:
@@ -92,7 +97,7 @@ class Image:
 
     @cached_property
     def header(self) -> Header:
-        if _looks_like_svg(self.encoded):
+        if looks_like_svg(self.encoded):
             return Header(format="SVG", width=SVG_SIDE, height=SVG_SIDE, mode="RGBA")
         with _decoding(), _open(self.encoded) as picture:
             # MPO is what Pillow calls a JPEG with further pictures behind it, as phones write: to every JPEG decoder
@@ -103,7 +108,7 @@ class Image:
                 width=picture.width,
                 height=picture.height,
                 mode=picture.mode,
-                frames=1 if several else int(getattr(picture, "n_frames", 1)),
+                frames=1 if several else _frames(picture),
                 orientation=_orientation(picture),
                 alpha=_has_alpha(picture),
                 depth=_depth(picture, self.encoded),
@@ -115,27 +120,22 @@ class Image:
 
     def render(self, side: int) -> Pixels:
         """The drawing on white at `side` px along its longer edge; for SVG only."""
-        return _render_svg(self.encoded, side)
+        return decode(render_svg(self.encoded, side))
 
     def __repr__(self) -> str:
         return f"Image({self._data!r})" if self.blob else f"Image({len(self.encoded)} bytes)"
 
 
-def format_of(head: bytes) -> str | None:
-    """The format that the first 16 bytes of a file are of, if it is one of ours; SVG is none, being text."""
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    return next((name for start, name in SIGNATURES.items() if head.startswith(start)), None)
-
-
 def decode(data: bytes) -> Pixels:
     """uint8 (height, width, 3) RGB, upright, transparency on white, first frame of an animation."""
     import numpy as np
-    from PIL import ImageOps
+    from PIL import Image as pil
 
     with _decoding(), _open(data) as picture:
         picture.load()
-        upright = ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture
+        turn = UPRIGHT.get(_orientation(picture))
+        # Not by ImageOps.exif_transpose, which writes the EXIF block anew and so stumbles over a broken one.
+        upright = picture if turn is None else picture.transpose(pil.Transpose(turn))
         return np.asarray(_to_rgb(upright))
 
 
@@ -165,6 +165,8 @@ def resize(image_HWC: Pixels, *, side: int, fit: str = "cover") -> Pixels:
 
 
 def _read(blob: Blob) -> bytes:
+    if blob.size > MAX_ENCODED:
+        raise SampleError("too_large", f"{blob.path}: {blob.size} bytes, {MAX_ENCODED} at most")
     try:
         return blob.read()
     except FileNotFoundError as problem:
@@ -190,6 +192,8 @@ def _open(data: bytes) -> PIL.Image.Image:
     from PIL import Image as pil
     from PIL import UnidentifiedImageError
 
+    if format_of(data[:16]):
+        check_size(data)
     try:
         with warnings.catch_warnings():
             # Pillow warns of what we refuse below with our own limit.
@@ -199,9 +203,15 @@ def _open(data: bytes) -> PIL.Image.Image:
         raise SampleError("too_many_pixels", str(problem)) from problem
     except UnidentifiedImageError as problem:
         raise SampleError("not_an_image", _what_it_is(data)) from problem
-    if picture.width * picture.height > MAX_PIXELS:
-        raise SampleError("too_many_pixels", f"{picture.width} x {picture.height}")
+    check_pixels(
+        picture.width, picture.height, len(data)
+    )  # a GIF's first frame may be larger than its screen
     return picture
+
+
+def _frames(picture: PIL.Image.Image) -> int:
+    """1 of a still picture, 2 of any other: to count a GIF's frames is to read them all, and there may be millions."""
+    return 2 if getattr(picture, "is_animated", False) else 1
 
 
 def _orientation(picture: PIL.Image.Image) -> int:
@@ -236,41 +246,6 @@ def _to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
         drawn = picture.convert("RGBA")
         return pil.alpha_composite(pil.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
     return picture.convert("RGB")
-
-
-def _looks_like_svg(data: bytes) -> bool:
-    head = data[:256].lstrip()
-    return head.startswith(b"<svg") or (head.startswith(b"<?xml") and b"<svg" in data[:1024])
-
-
-def _render_svg(data: bytes, side: int) -> Pixels:
-    try:
-        import resvg_py
-    except ImportError as problem:
-        raise MissingExtra("drawing SVG", "demo") from problem
-    _refuse_references(data)
-    try:
-        drawn = resvg_py.svg_to_bytes(svg_string=data.decode(), width=side, height=side)
-    except (ValueError, UnicodeDecodeError) as problem:
-        raise SampleError("undecodable", f"SVG: {problem}") from problem
-    return decode(bytes(drawn))
-
-
-def _refuse_references(data: bytes) -> None:
-    """A drawing that would draw other files of this machine into itself is no image of the source."""
-    from xml.etree import ElementTree
-
-    try:
-        tree = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError) as problem:
-        raise SampleError("undecodable", f"SVG: {problem}") from problem
-    for element in tree.iter():
-        if str(element.tag).rpartition("}")[2] == "a":
-            continue  # a link draws nothing
-        for name, value in element.attrib.items():
-            inside = value.strip().startswith(("#", "data:image/png", "data:image/jpeg", "data:image/webp"))
-            if name.rpartition("}")[2] == "href" and value.strip() and not inside:
-                raise SampleError("outside_reference", f"SVG: it refers to {value.strip()[:80]!r}")
 
 
 def _what_it_is(data: bytes) -> str:

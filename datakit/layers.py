@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from datakit.config import keys, read, to_words
 from datakit.errors import ConfigError
+from datakit.texts import load_toml
 
 
 def layered(schema: type[Any], table: str, words: Iterable[str], prefix: str = "") -> list[str]:
@@ -39,7 +39,7 @@ def _sources(schema: type[Any], table: str, prefix: str) -> Iterator[tuple[str, 
 
 def _toml_table(path: Path, table: str) -> dict[str, Any]:
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8")).get(table, {})
+        found = load_toml(path).get(table, {})
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as problem:

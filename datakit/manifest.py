@@ -1,28 +1,54 @@
 """One JSON a shard, written last: no manifest, no shard.
 
-Every write here is `x.part-<pid>` → flush → fsync → rename → fsync of the folder, so that a kill at any moment
-leaves the old state or the new one.
+Every write is that of `disk`: a kill, or a disk that refuses, at any moment leaves the old state or the new one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from datakit.errors import EnvironmentProblem, StoreError
+import xxhash
 
-_PART = re.compile(r"\.part-(\d{1,7})(-\w+)?$")  # the kernel's largest pid has seven digits
-LIBRARIES = ("datakit", "numpy", "pyarrow", "pillow", "faiss-cpu", "onnxruntime", "torch", "pytorch-ood")
+from datakit.disk import atomic, digest_of, digest_written, remove_orphans, sealed, sync, write_bytes
+from datakit.errors import StoreError
+
+__all__ = [
+    "Manifest",
+    "atomic",
+    "intact",
+    "read_manifest",
+    "read_record",
+    "remove_orphans",
+    "sealed",
+    "sync",
+    "total",
+    "versions",
+    "write_bytes",
+    "write_json",
+    "write_manifest",
+    "write_record",
+]
+
+LIBRARIES = (
+    "datakit",
+    "numpy",
+    "pyarrow",
+    "pillow",
+    "simplejpeg",
+    "faiss-cpu",
+    "onnxruntime",
+    "torch",
+    "pytorch-ood",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +56,7 @@ class Manifest:
     """What a shard of a step holds. `inputs` = `samples` + dropped + failed, or the build stops.
 
     `stages`: [name, version, code hash] of what made it; `code`: hash of theirs and of all before them;
-    `files`: name → bytes.
+    `files`: name → bytes; `digests`: name → xxh3_128 of each.
     """
 
     fingerprint: str
@@ -41,6 +67,7 @@ class Manifest:
     dropped: Mapping[str, int] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
     stages: list[list[Any]] = field(default_factory=list)
     code: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -58,24 +85,36 @@ class Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """The last write of a shard."""
-    write_json(folder / f"{manifest.shard:05d}.json", asdict(manifest.counted()))
+    """The last write of a shard, with the digests of what was written."""
+    digests = {name: digest_written(folder / name) for name in manifest.files}
+    write_record(folder / f"{manifest.shard:05d}.json", asdict(replace(manifest.counted(), digests=digests)))
 
 
 def read_manifest(folder: Path, shard: int) -> Manifest | None:
-    """The manifest, or None where the shard is not there, whole: a file missing or of another size."""
+    """The manifest, or None where the shard is not there, whole: a file missing or of another size, or the manifest
+    itself damaged. Whether files of the right size hold the right bytes, `intact` says.
+    """
+    record = read_record(folder / f"{shard:05d}.json")
     try:
-        found = Manifest(**json.loads((folder / f"{shard:05d}.json").read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):
+        found = Manifest(**record) if record else None
+    except TypeError:
         return None  # written by another version: made again
+    if found is None:
+        return None
     for name, size in found.files.items():
         with contextlib.suppress(FileNotFoundError):
             if (folder / name).stat().st_size == size:
                 continue
         return None
     return found
+
+
+def intact(folder: Path, manifest: Manifest) -> bool:
+    """Whether every file of a shard holds the bytes that were written: reads them all."""
+    try:
+        return all(digest_of(folder / name) == digest for name, digest in manifest.digests.items())
+    except OSError:
+        return False
 
 
 def total(manifests: list[Manifest]) -> tuple[Counter[str], Counter[str]]:
@@ -89,66 +128,32 @@ def total(manifests: list[Manifest]) -> tuple[Counter[str], Counter[str]]:
 
 def write_json(path: Path, value: Any) -> None:
     """Canonical JSON (sorted keys, one-space indent), atomically."""
-    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, text.encode() + b"\n")
+    write_bytes(path, _canonical(value))
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    with atomic(path) as part:
-        part.write_bytes(data)
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A `.part` path to write; on a clean exit it is synced and renamed onto `path`."""
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            sync(part)
-            part.replace(path)
-            sync(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as problem:
-        raise EnvironmentProblem(f"cannot write {path}: {problem.strerror or problem}") from problem
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """JSON that vouches for itself: `xxh3` is the digest of all else in it.
 
-
-def sync(path: Path) -> None:
-    """fsync of a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove_orphans(folder: Path, *, ours: bool) -> int:
-    """Delete `.part-<pid>` files that nobody goes on writing; how many.
-
-    ours: nobody else writes here (the caller holds the lock); else only those of dead writers.
+    These are the ledger of a build: one record a shard, appearing last and whole. One file of lines would say no more,
+    and all writers would have to share it.
     """
-    removed = 0
-    for part in folder.rglob("*.part-*"):
-        found = _PART.search(part.name)
-        if found and (ours or not _alive(int(found[1]))):
-            part.unlink(missing_ok=True)
-            removed += 1
-    return removed
+    write_json(path, {**value, "xxh3": xxhash.xxh3_128_hexdigest(_canonical(value))})
 
 
-def _alive(pid: int) -> bool:
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What `write_record` wrote, or None where it is not there, torn or changed in any bit that means something."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    # A killed process that nobody waited for still answers; it writes no more.
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
+        found = json.loads(path.read_bytes())
+        digest = found.pop("xxh3")
+        return found if digest == xxhash.xxh3_128_hexdigest(_canonical(found)) else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None  # written by another version, or damaged: made again
 
 
 @cache

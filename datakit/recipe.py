@@ -20,7 +20,7 @@ from datakit.stage import Ref, Rows, Stage
 T = TypeVar("T")
 
 Verb = Literal["catalogs", "source", "map", "annotate", "reduce", "repartition"]
-PLAN_VERSION = 1  # of the layout of steps on disk; raised when old steps must not be read
+PLAN_VERSION = 2  # of the layout of steps on disk; raised when old steps must not be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +63,13 @@ class Step:
         return Step(verb="annotate", stages=stages, input=self)
 
     def reduce(self, stage: Stage[T]) -> Ref[T]:
-        """One small result over all rows."""
+        """One small result over all rows; as a tree, if the stage has parts."""
         return Ref[T](step=Step(verb="reduce", stages=(stage,), input=self))
 
     def repartition(self, *, by: str, per_shard: int, shard_bytes: int = 1 << 29, seed: int = 0) -> Step:
         """Rows grouped by the column `by` (null: left out, with the column `reason` as the reason), each group
         shuffled as a whole by `seed` and cut into shards of at most `per_shard` rows and `shard_bytes` bytes,
-        equal to within one row.
+        equal to within one row. Any number of rows: no job holds more than a block of them (run/repartition.py).
         """
         options = {"by": by, "per_shard": per_shard, "shard_bytes": shard_bytes, "seed": seed}
         return Step(verb="repartition", input=self, options=options)

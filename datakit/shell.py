@@ -61,11 +61,24 @@ class Export(click.Command):
     """A verb whose help ends with its keys."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from datakit.config import key_lines
         from datakit.store.export import ExportOptions
 
-        lines = ["", "Keys (key=default  type  meaning):", *key_lines(ExportOptions)]
-        formatter.write("\n".join(lines) + "\n")
+        _write_keys(formatter, ExportOptions)
+
+
+class Inspect(click.Command):
+    """As `Export`."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from datakit.store.look import InspectOptions
+
+        _write_keys(formatter, InspectOptions)
+
+
+def _write_keys(formatter: click.HelpFormatter, schema: type[Any]) -> None:
+    from datakit.config import key_lines
+
+    formatter.write("\n".join(["", "Keys (key=default  type  meaning):", *key_lines(schema)]) + "\n")
 
 
 def flags(function: F) -> F:

@@ -2,7 +2,8 @@
 
 A stage is never a loop: the runner owns the loop, so errors, counts, timing and batching are written once, and a
 stage's test is one call on a dict. Four shapes: `@stage` sample → sample or Drop, `@batch_stage` a list of them
-(models), `@source` shard number → samples, `@reduce` all rows → one small result.
+(models), `@source` shard number → samples, `@reduce` all rows → one small result; given `partial` and `merge`, a
+reduce runs as a tree, and no job of it sees more than one shard.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import (
     Protocol,
     TypeAlias,
     TypeVar,
+    overload,
 )
 
 from datakit.image import Image
@@ -47,7 +49,9 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 T = TypeVar("T")
+V = TypeVar("V")
 T_co = TypeVar("T_co", covariant=True)
 
 Sample: TypeAlias = dict[str, Any]
@@ -123,6 +127,8 @@ class Stage(Generic[T_co]):
     version: int
     keywords: Mapping[str, Any] = field(default_factory=dict)
     size: int = 1  # samples a call, for `batch`
+    partial: Callable[..., Any] | None = None  # of a reduce that runs as a tree: rows of one shard → value
+    merge: Callable[[list[Any]], Any] | None = None  # values → value
 
     @property
     def name(self) -> str:
@@ -133,26 +139,61 @@ class Stage(Generic[T_co]):
         return self.function.__name__
 
     def __call__(self, *args: Any) -> Any:
+        """The function's result. A tree's rows pass through `partial` first, as if they were of one shard."""
+        if self.partial is not None:
+            return self.finished(self.of_shard(*args))
         return self.function(*args, **self.keywords)
+
+    def of_shard(self, rows: Rows) -> Any:
+        """A tree's `partial` of one shard's rows, with those of the keywords that it names."""
+        assert self.partial is not None
+        named = list(inspect.signature(self.partial).parameters)[1:]
+        return self.partial(rows, **{name: self.keywords[name] for name in named})
+
+    def finished(self, value: Any) -> Any:
+        """A tree's result, of its last merged value."""
+        return self.function(value, **self.keywords)
 
     @cached_property
     def code(self) -> str:
-        """A hash of the syntax trees of the function and of what it names in its own module."""
-        return code_hash(self.function)
+        """A hash of the syntax trees of the function, its parts, and of what they name in their own modules."""
+        parts = [part for part in (self.partial, self.merge) if part is not None]
+        return "-".join(code_hash(function) for function in (self.function, *parts))
 
 
 def _binder(
-    shape: Shape, function: Callable[..., Any], version: int, size: int = 1
+    shape: Shape,
+    function: Callable[..., Any],
+    version: int,
+    size: int = 1,
+    *,
+    partial: Callable[..., Any] | None = None,
+    merge: Callable[[list[Any]], Any] | None = None,
 ) -> Callable[..., Stage[Any]]:
     signature = inspect.signature(function)
     skipped = next(iter(signature.parameters), "")
+    if partial is not None:
+        named = set(list(inspect.signature(partial).parameters)[1:])
+        if unknown := sorted(named - set(signature.parameters) | named & {skipped}):
+            raise TypeError(
+                f"{partial.__name__} names {', '.join(unknown)}, no keyword of {function.__name__}"
+            )
 
     def bind(*args: Any, **keywords: Any) -> Stage[Any]:
         # Python itself names the misspelt or missing keyword, here and not in a worker hours later.
         bound = signature.bind(None, *args, **keywords)
         bound.apply_defaults()
         bound.arguments.pop(skipped)
-        return Stage(shape=shape, function=function, version=version, keywords=bound.arguments, size=size)
+        keywords = bound.arguments
+        return Stage(
+            shape=shape,
+            function=function,
+            version=version,
+            keywords=keywords,
+            size=size,
+            partial=partial,
+            merge=merge,
+        )
 
     bind.__doc__ = function.__doc__
     bind.__name__ = function.__name__
@@ -181,9 +222,32 @@ def source(
     return lambda function: _binder("source", function, version)
 
 
-def reduce(*, version: int) -> Callable[[Callable[Concatenate[Rows, P], T]], Callable[P, Stage[T]]]:
-    """A stage over all rows: `f(rows, *, ...) -> result`; the result is JSON, an Arrow table, text or bytes."""
-    return lambda function: _binder("reduce", function, version)
+@overload
+def reduce(*, version: int) -> Callable[[Callable[Concatenate[Rows, P], T]], Callable[P, Stage[T]]]: ...
+
+
+@overload
+def reduce(
+    *, version: int, partial: Callable[Concatenate[Rows, Q], V], merge: Callable[[list[V]], V]
+) -> Callable[[Callable[Concatenate[V, P], T]], Callable[P, Stage[T]]]: ...
+
+
+def reduce(
+    *,
+    version: int,
+    partial: Callable[..., Any] | None = None,
+    merge: Callable[[list[Any]], Any] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Stage[Any]]]:
+    """A stage over all rows: `f(rows, *, ...) -> result`; the result is JSON, an Arrow table, text or bytes.
+
+    With `partial(rows of one shard) -> value` and `merge([value, ...]) -> value` it runs as a tree, and the
+    function makes the result of the last value: `f(value, *, ...)`. A value is what a result may be, and is small.
+    `partial` takes those of the function's keywords that it names. `merge` gets values in the order of their
+    shards, a few neighbours at a time, none where there is one shard: it must not matter how they are grouped.
+    """
+    if (partial is None) != (merge is None):
+        raise TypeError("a reduce that runs as a tree needs both partial and merge")
+    return lambda function: _binder("reduce", function, version, partial=partial, merge=merge)
 
 
 def code_hash(function: Callable[..., Any]) -> str:
@@ -191,9 +255,9 @@ def code_hash(function: Callable[..., Any]) -> str:
 
     Comments, layout and docstrings do not count.
     """
-    module = sys.modules[function.__module__]
+    module = sys.modules.get(function.__module__)
     try:
-        tree = ast.parse(inspect.getsource(module))
+        tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]  # None is a TypeError too
     except (OSError, TypeError):
         return "no-source"
     top = {name: node for node in tree.body for name in _defined(node)}

@@ -62,8 +62,8 @@ def _parts(text: str, name: str) -> list[str]:
     if text.startswith("["):
         try:
             return [str(part) for part in json.loads(text)]
-        except ValueError as problem:
-            raise ConfigError(f"{name}={text}: not a JSON list: {problem}") from None
+        except (ValueError, RecursionError) as problem:
+            raise ConfigError(f"{name}={text[:200]}: not a JSON list: {problem}") from None
     return [part.strip() for part in text.split(",")] if text else []
 
 

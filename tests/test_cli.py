@@ -115,7 +115,9 @@ def test_a_build_whose_reader_goes_away_is_not_taken_for_done(tmp_path: Path) ->
 
 def test_export_help_lists_its_keys_and_formats() -> None:
     text = run("export", "--help").stdout
-    assert "store=...  str, required" in text and "format=openood  openood | imagefolder" in text
+    assert (
+        "store=...  str, required" in text and "format=openood  openood | coco | llava | datajuicer" in text
+    )
     assert "list of keys: seed1" in text
 
 

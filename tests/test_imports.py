@@ -15,11 +15,19 @@ ARRAYS = tuple(
     f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train")
 )
 REPORT, TRAIN, TIMM = "datakit/check/report", "datakit/train/", "datakit/models/timm_model.py"
-PICTURES = ("datakit/image.py", "datakit/codec.py", "datakit/stages/", "datakit/models/", REPORT)
+PICTURES = (
+    "datakit/image.py",
+    "datakit/store/sheet.py",
+    "datakit/codec.py",
+    "datakit/stages/",
+    "datakit/models/",
+    REPORT,
+)
 TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "numpy": (ANYWHERE, ARRAYS),
     "pyarrow": (ANYWHERE, ARRAYS),
     "PIL": (PICTURES, (REPORT,)),
+    "simplejpeg": (("datakit/codec.py",), ()),
     "faiss": (("datakit/stages/", "datakit/check/", "datakit/index/"), ()),
     "torch": (
         (
@@ -40,6 +48,7 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "onnx": (("datakit/models/",), ()),
     "jinja2": ((REPORT,), (REPORT,)),
     "dask": (("datakit/run/dask.py", "datakit/index/"), ("datakit/run/dask.py",)),
+    "distributed": (("datakit/run/dask.py", "datakit/index/"), ("datakit/run/dask.py",)),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from datakit.errors import EnvironmentProblem, StoreError
-from datakit.manifest import Manifest, atomic, read_manifest, remove_orphans, write_bytes, write_manifest
+from datakit.manifest import (
+    Manifest,
+    atomic,
+    intact,
+    read_manifest,
+    remove_orphans,
+    write_bytes,
+    write_manifest,
+)
 
 
 def manifest(**more: object) -> Manifest:
@@ -69,3 +78,31 @@ def test_only_what_a_dead_process_left_is_cleared_where_others_may_write(tmp_pat
     assert remove_orphans(tmp_path, ours=False) == 1
     dead.wait()
     assert remove_orphans(tmp_path, ours=True) == 1
+
+
+def test_a_manifest_changed_in_any_bit_is_not_there(tmp_path: Path) -> None:
+    write_manifest(tmp_path, manifest(seconds=1.25, groups=[["train", 0, 1, 3]], code="ab"))
+    path = tmp_path / "00000.json"
+    good = path.read_bytes()
+    assert read_manifest(tmp_path, 0) is not None
+    for at in range(len(good)):
+        for bit in (1, 32):
+            path.write_bytes(good[:at] + bytes([good[at] ^ bit]) + good[at + 1 :])
+            found = read_manifest(tmp_path, 0)
+            # Another blank between two words changes nothing that is said.
+            assert found is None or json.loads(path.read_bytes()) == json.loads(good)
+    for end in range(len(good) - 2):
+        path.write_bytes(good[:end])
+        assert read_manifest(tmp_path, 0) is None
+
+
+def test_a_file_of_the_right_size_with_other_bytes_is_not_intact(tmp_path: Path) -> None:
+    (tmp_path / "00000.arrow").write_bytes(b"12345")
+    write_manifest(tmp_path, manifest(files={"00000.arrow": 5}))
+    found = read_manifest(tmp_path, 0)
+    assert found is not None and intact(tmp_path, found)
+    (tmp_path / "00000.arrow").write_bytes(b"12340")
+    found = read_manifest(tmp_path, 0)
+    assert found is not None and not intact(tmp_path, found)
+    (tmp_path / "00000.arrow").unlink()
+    assert not intact(tmp_path, found)

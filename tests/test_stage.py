@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,38 @@ def test_what_json_cannot_hold_is_no_keyword() -> None:
 def test_the_code_hash_follows_what_is_reached_and_not_the_docstrings() -> None:
     assert code_hash(plan) == code_hash(plan)
     assert code_hash(plan) != code_hash(prints)
+
+
+def count(rows: Rows) -> dict[str, int]:
+    return {"rows": len(rows)}
+
+
+def add(counts: list[dict[str, int]]) -> dict[str, int]:
+    return {"rows": sum(one["rows"] for one in counts)}
+
+
+def counted(value: dict[str, int], *, times: int = 2) -> int:
+    return value["rows"] * times
+
+
+def scaled(rows: Rows, times: int) -> dict[str, int]:
+    return {"rows": len(rows) * times}
+
+
+def test_a_tree_is_called_with_rows_like_any_reduce_and_hashes_its_parts() -> None:
+    rows: Any = range(5)
+    assert reduce(version=1, partial=count, merge=add)(counted)(times=3)(rows) == 15
+    assert reduce(version=1, partial=scaled, merge=add)(counted)(times=3)(rows) == 45
+    parts = [(count, add), (scaled, add), (count, scaled)]
+    made = [reduce(version=1, partial=partial, merge=merge)(counted)() for partial, merge in parts]  # type: ignore[arg-type]
+    assert len({*(stage.code for stage in made), reduce(version=1)(counted)().code}) == 4
+
+
+def test_a_part_that_names_no_keyword_of_its_reduce_is_refused() -> None:
+    with pytest.raises(TypeError, match="scaled names times, no keyword of add"):
+        reduce(version=1, partial=scaled, merge=add)(add)
+    with pytest.raises(TypeError, match="both partial and merge"):
+        reduce(version=1, partial=scaled)(counted)  # type: ignore[call-overload]
 
 
 def test_random_numbers_have_names_and_no_order() -> None:

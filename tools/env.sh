@@ -20,3 +20,16 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   [ "$extra" = test ] && echo "$want" >.venv/datakit-all.sha256
 fi
 PATH="$PWD/.venv/bin:$PATH"
+
+# Readers of our stores that want other versions than the environment has: each in a folder of its own under
+# .venv/consumers, with just what the environment lacks. $1: a list of pinned packages, tools/consumers/<name>.txt.
+consumer() {
+  name="$(basename "$1" .txt)"
+  folder=".venv/consumers/$name"
+  want="$(sha256sum "$1" | cut -d' ' -f1)"
+  [ "$(cat "$folder/current.sha256" 2>/dev/null)" = "$want" ] && return
+  echo "installing $name into $folder (once)" >&2
+  rm -rf "$folder"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" -r "$1"
+  echo "$want" >"$folder/current.sha256"
+}

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datakit.config import to_words
-from datakit.errors import CatalogError, EnvironmentProblem, GateError
+from datakit.disk import disk_problem
+from datakit.errors import CatalogError, GateError
 from datakit.manifest import remove_orphans, write_bytes
 from datakit.recipe import CatalogUse, Step
 from datakit.run.local import run_steps
+from datakit.run.locks import Sharing, locked, sharing
 from datakit.run.pool import open_pool
 from datakit.run.progress import Log, Mode, Sink, make_sink
 from datakit.run.publish import publication, publish, result_files
+from datakit.run.recheck import drop_damaged
 from datakit.run.request import Request, catalogs_of, request
 from datakit.run.stale import refuse_stale
 from datakit.run.worker import Job, open_steps
@@ -68,31 +70,40 @@ def run_build(asked: Request, sink: Sink) -> Build:
     """Scan, plan, run, check, publish. Words that are wrong leave no folder behind."""
     open_steps.cache_clear()  # a catalog's text may have changed since this process built last
     uses = catalogs_of(asked)
-    claim(asked.out)
-    with _locked(asked.out):
-        log = Log(sink, asked.out / ".datakit" / "logs" / "build.jsonl")
+    with contextlib.ExitStack() as held:
         try:
-            made = _build(asked, uses, log)
+            claim(asked.out)
+            held.enter_context(locked(asked.out))
+            cache = held.enter_context(sharing(asked.root)) if asked.run.cache else None
+            log = Log(sink, asked.out / ".datakit" / "logs" / "build.jsonl")
+            held.callback(log.file.close)
+            made = _build(asked, uses, log, cache)
             if asked.url:
                 done = upload(asked.out, asked.url, tell=lambda text: log.event("note", text=text))
                 log.event("note", text=done.text())
             return made
-        finally:
-            log.file.close()
+        except BrokenPipeError:  # the reader of our words has gone: the shell's affair, not the disk's
+            raise
+        except OSError as problem:  # of the log, a listing, a fork: what knows no better name
+            raise disk_problem(problem.filename or asked.out, problem, "use") from problem
 
 
-def _build(asked: Request, uses: Iterable[CatalogUse], sink: Sink) -> Build:
+def _build(asked: Request, uses: Iterable[CatalogUse], sink: Sink, cache: Sharing | None) -> Build:
     remove_orphans(asked.out / ".datakit", ours=True)
-    for folder in ("steps", "listings"):  # a shared cache may hold other things, and other builds write to it
-        remove_orphans(asked.root / folder, ours=not asked.run.cache)
+    for name in ("steps", "listings"):  # a shared cache may hold other things, and other builds write to it
+        remove_orphans(asked.root / name, ours=not asked.run.cache)
     template = job_template(asked, scan_catalogs(uses, asked.root / "listings", sink))
     steps = open_steps(template.recipe, template.words, template.listings, template.root)
-    for stale in refuse_stale(steps, asked.run):
-        shutil.rmtree(stale)
+    if stale := refuse_stale(steps, asked.run):
+        with cache.alone() if cache else contextlib.nullcontext():
+            for folder in stale:
+                shutil.rmtree(folder)
     sink.event("plan", recipe=asked.recipe, steps=len(steps.plan.steps), out=str(asked.out))
     found = finished(steps, template)
     if found is not None:
         return Build(out=asked.out, manifest=found, findings=load_findings(steps), fresh=False)
+    if asked.run.recheck:
+        drop_damaged(steps, sink)
     with open_pool(asked.run, sink) as pool:
         run_steps(steps, template, asked.run, sink, pool)
         findings = load_findings(steps)
@@ -180,22 +191,3 @@ def gate(steps: Steps, findings: list[dict[str, Any]], out: Path) -> None:
 def _keys(finding: Mapping[str, Any]) -> str:
     keys = list(finding.get("keys", ()))[:3]
     return f" ({', '.join(keys)})" if keys else ""
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One build at a time in `out`. The lock ends with its process, however that ends."""
-    path = out / ".datakit" / "lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as problem:
-        raise EnvironmentProblem(f"cannot write into {out}: {problem.strerror}") from problem
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EnvironmentProblem(
-                f"another build is running in {out}; wait for it or give another out="
-            ) from None
-        yield

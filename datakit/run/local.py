@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field, replace
 
@@ -9,6 +10,7 @@ from datakit.config import RunOptions
 from datakit.errors import FailureLimit
 from datakit.manifest import Manifest, total
 from datakit.recipe import Step
+from datakit.run.phases import phases, spans
 from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
 from datakit.run.worker import Job
@@ -24,6 +26,7 @@ class Scheduler:
     options: RunOptions
     sink: Sink
     waiting: deque[tuple[str, Step]] = field(default_factory=deque)
+    ahead: dict[str, list[str]] = field(default_factory=dict)  # phases of each open step still to begin
     complete: set[str] = field(default_factory=set)
     left: dict[str, int] = field(default_factory=dict)
     expected: dict[str, int] = field(default_factory=dict)
@@ -46,15 +49,28 @@ class Scheduler:
         return jobs
 
     def _open(self, fingerprint: str, step: Step) -> list[Job]:
-        missing = self.steps.missing(step)
-        if not missing:
+        if not self.steps.missing(step):
             self._finish(fingerprint, step, reused=True)
             return []
-        self.left[fingerprint] = len(missing)
+        self.ahead[fingerprint] = phases(self.steps, step)
         self.expected[fingerprint] = self._expected(step)
         self.failed[fingerprint] = self._failed_before(step)
         self.sink.event("start", step=fingerprint, name=step.name, total=self.expected[fingerprint])
-        return [replace(self.template, step=fingerprint, shard=shard) for shard in missing]
+        return self._begin(fingerprint, step)
+
+    def _begin(self, fingerprint: str, step: Step) -> list[Job]:
+        """Jobs of the next phase of which something is missing; none where the last one has ended."""
+        while self.ahead[fingerprint]:
+            phase = self.ahead[fingerprint].pop(0)
+            jobs = [
+                replace(self.template, step=fingerprint, shard=part, phase=phase, span=span)
+                for part, span in enumerate(spans(self.steps, step, phase))
+                if self.steps.manifest(step, part, phase) is None
+            ]
+            if jobs:
+                self.left[fingerprint] = len(jobs)
+                return jobs
+        return []
 
     def _failed_before(self, step: Step) -> int:
         """Broken samples of the shards that an earlier attempt left: they count as if they were made now."""
@@ -79,19 +95,32 @@ class Scheduler:
             return self.samples(step.input)
         return sum(manifest.samples for manifest in self.steps.manifests(step))
 
-    def done(self, job: Job, manifest: Manifest) -> None:
-        """A shard is on disk. Raises FailureLimit when too many samples of its step are broken."""
+    def done(self, job: Job, manifest: Manifest) -> list[Job]:
+        """A shard, or a part of a phase, is on disk; the jobs that its step now begins.
+
+        Raises FailureLimit when too many samples of its step are broken.
+        """
         step = self.steps.plan.steps[job.step]
         self.failed[job.step] += sum(manifest.failed.values())
-        self.sink.event("committed", step=job.step, name=step.name, shard=job.shard, seconds=manifest.seconds)
+        told = {"name": step.name, "phase": job.phase, "shard": job.shard, "seconds": manifest.seconds}
+        self.sink.event("committed", step=job.step, **told)
         self._check(job.step, step)
         self.left[job.step] -= 1
-        if not self.left[job.step]:
+        if self.left[job.step]:
+            return []
+        jobs = self._begin(job.step, step)
+        if not jobs:
             self._finish(job.step, step, reused=False)
+        return jobs
 
     def _check(self, fingerprint: str, step: Step) -> None:
-        # A source does not know how many it will give: judged when all its shards are there.
-        inputs = self.expected.get(fingerprint) or self._expected(step) or self._given(step)
+        if not self.failed[fingerprint]:
+            return
+        inputs = self.expected.get(fingerprint) or self._expected(step)
+        # A source does not know how many it will give: judged when all its shards are there, and asked only then,
+        # or a build would read shards² manifests.
+        if not inputs and self.left.get(fingerprint, 1) == 1:
+            inputs = self._given(step)
         if inputs and self.failed[fingerprint] > self.options.max_failed * inputs:
             raise FailureLimit(_too_many(self.steps, step, self.failed[fingerprint], inputs, self.options))
 
@@ -113,6 +142,7 @@ class Scheduler:
         if step.verb == "catalogs":
             self._check_listings(fingerprint, step)
             return
+        self._tidy(step)
         manifests = self.steps.manifests(step)
         dropped, failed = total(manifests)
         if reused:
@@ -129,6 +159,12 @@ class Scheduler:
             seconds=sum(manifest.seconds for manifest in manifests),
             reused=reused,
         )
+
+    def _tidy(self, step: Step) -> None:
+        """Delete what a complete step's phases left, unless another build may be at it: a cache is shared."""
+        if step.verb in ("reduce", "repartition") and not self.options.cache:
+            for folder in self.steps.folder(step).glob("*/"):
+                shutil.rmtree(folder)
 
 
 def _too_many(steps: Steps, step: Step, failed: int, inputs: int, options: RunOptions) -> str:
@@ -150,7 +186,6 @@ def run_steps(steps: Steps, template: Job, options: RunOptions, sink: Sink, pool
     scheduler = Scheduler(steps, template, options, sink, waiting=deque(steps.plan.steps.items()))
 
     def done(job: Job, manifest: Manifest) -> list[Job]:
-        scheduler.done(job, manifest)
-        return scheduler.ready()
+        return [*scheduler.done(job, manifest), *scheduler.ready()]
 
     drain(pool, scheduler.ready(), done)

@@ -1,7 +1,8 @@
 """Where jobs run: spawned processes with one thread of linear algebra each, or this process for debugging.
 
 Results depend neither on how many workers there are nor on what the caller's process has loaded. Workers end with
-their parent; one that dies is replaced and its job tried again.
+their parent; one that dies, hangs or grows too large is replaced and its job tried again. In this process nobody
+watches: a stage that hangs there hangs.
 """
 
 from __future__ import annotations
@@ -11,24 +12,28 @@ import os
 import signal
 import sys
 import threading
+import time
 import types
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
 from typing import Any, Protocol
 
 from datakit.config import RunOptions
-from datakit.errors import EnvironmentProblem
-from datakit.manifest import Manifest
+from datakit.errors import need
+from datakit.manifest import Manifest, remove_orphans
 from datakit.run.child import NOTHING, work
+from datakit.run.place import ROOM, Slot
 from datakit.run.progress import Sink
+from datakit.run.watch import Cause, Clock, Judge, Limits, Watch
 from datakit.run.worker import Job, run_job
 
-TRIES = 3  # of a job whose worker died
-LEAVE = 5.0  # seconds that a worker has to leave when asked
+TRIES = 3  # of a start that a dying worker spoils
+LEAVE = 3.0  # seconds that workers have to leave when asked, all together: a signal ends a build within ten
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -89,30 +94,32 @@ def _advance(sink: Sink, step: str) -> Any:
 
 @dataclass
 class _Worker:
-    """A process, our end of its pipe, and what it works on."""
+    """A process, our end of its pipe, what it works on, and our watch over it."""
 
     process: SpawnProcess
     pipe: Any
     job: Job
+    watch: Watch
     told: Counter[str] = field(
         default_factory=lambda: Counter(NOTHING)
     )  # of its job's samples: taken back if it dies
 
 
 class ProcessPool:
-    """Spawned workers. One that dies is replaced and its job tried again, TRIES times.
+    """Spawned workers. One that dies, hangs or grows beyond `limits` is replaced and its job tried again, without the
+    sample that cost it too many workers (see `watch`).
 
-    Each worker has a pipe of its own. Nothing is shared between workers: a lock that a killed process holds stays
-    held, which is how `concurrent.futures` can wait for ever after a kill.
+    Each worker has a pipe and a slot of its own. Nothing is shared between workers: a lock that a killed process
+    holds stays held, which is how `concurrent.futures` can wait for ever after a kill.
     """
 
-    def __init__(self, workers: int, sink: Sink) -> None:
-        self.workers, self.sink = workers, sink
+    def __init__(self, workers: int, sink: Sink, limits: Limits | None = None) -> None:
+        self.workers, self.sink, self.limits = workers, sink, limits or Limits()
+        self.judge, self.clock = Judge(self.limits), Clock()
         self.context: SpawnContext = get_context("spawn")
         resource_tracker.ensure_running()  # a first spawn would start it, which unblocks Ctrl-C (see _no_interrupt)
         self.idle: list[_Worker] = []
         self.busy: list[_Worker] = []
-        self.tries: dict[Job, int] = defaultdict(int)
 
     @property
     def running(self) -> Collection[_Worker]:
@@ -129,6 +136,7 @@ class ProcessPool:
             # In `busy` before it leaves `idle`: a signal between the two loses no worker.
             worker = self.idle[-1]
             worker.job, worker.told = job, Counter(NOTHING)
+            worker.watch.start()
             self.busy.append(worker)
             self.idle.pop()
         else:
@@ -139,7 +147,9 @@ class ProcessPool:
 
     def _start(self, job: Job) -> _Worker:
         ours, theirs = self.context.Pipe()
-        worker = _Worker(self.context.Process(target=work, args=(theirs,)), ours, job)
+        slot = self.context.RawArray("B", ROOM)  # an unlinked file: nothing of it outlives its processes
+        process = self.context.Process(target=work, args=(theirs, slot))
+        worker = _Worker(process, ours, job, Watch(Slot(memoryview(slot).cast("B")), self.limits))
         self.busy.append(worker)
         with _no_main(), _no_interrupt():
             worker.process.start()
@@ -147,19 +157,31 @@ class ProcessPool:
         return worker
 
     def wait(self) -> list[tuple[Job, Manifest]]:
-        """The jobs that ended, at least one; that of a dead worker is submitted again. Raises what a job raised."""
+        """The jobs that ended, at least one; that of a lost worker is submitted again. Raises what a job raised."""
         results: list[tuple[Job, Manifest]] = []
         while not results:
-            ready = wait([worker.pipe for worker in self.busy])
+            ready = wait([worker.pipe for worker in self.busy], timeout=self.limits.tick)
             for worker in [worker for worker in self.busy if worker.pipe in ready]:
                 results += self._hear(worker)
+            if elapsed := self.clock.elapsed():
+                for worker in list(self.busy):
+                    self._look(worker, elapsed)
         return results
+
+    def _look(self, worker: _Worker, elapsed: float) -> None:
+        """Replace the worker if it hangs or has grown too large."""
+        pid = worker.process.pid
+        cause = worker.watch.lost(pid, elapsed) if pid is not None else None
+        # What it has just said is heard first: its job may be done.
+        if cause is not None and not worker.pipe.poll():
+            worker.process.kill()  # not asked: a stopped process does not listen
+            self._replace(worker, cause)
 
     def _hear(self, worker: _Worker) -> list[tuple[Job, Manifest]]:
         try:
             said = worker.pipe.recv()
         except (EOFError, OSError):
-            self._replace(worker)
+            self._replace(worker, "crashed")
             return []
         if isinstance(said, BaseException):
             raise said
@@ -171,25 +193,25 @@ class ProcessPool:
         self.sink.event("advance", step=worker.job.step, **said)
         return []
 
-    def _replace(self, dead: _Worker) -> None:
-        self.busy.remove(dead)
-        _end([dead])
-        job = dead.job
-        self.sink.event("advance", step=job.step, **{name: -count for name, count in dead.told.items()})
-        self.tries[job] += 1
-        if self.tries[job] >= TRIES:
-            raise EnvironmentProblem(
-                f"a worker died {TRIES} times on shard {job.shard} of step {job.step}, the last time with "
-                f"{_exit(dead.process.exitcode)}"
-            )
-        self.submit(job)
+    def _replace(self, lost: _Worker, cause: Cause) -> None:
+        self.busy.remove(lost)
+        _end([lost])
+        job, place = lost.job, lost.watch.slot.read()
+        self.sink.event("advance", step=job.step, **{name: -count for name, count in lost.told.items()})
+        remove_orphans(
+            Path(job.root) / "steps" / job.step, ours=False
+        )  # of the publication: swept at its end
+        where = f" at {place.key} in {place.stage}" if place.key else f" in {place.stage}" * bool(place.stage)
+        self.sink.event("note", text=f"a worker was lost ({cause}) on shard {job.shard} of {job.step}{where}")
+        self.submit(self.judge.next(job, cause, place, _exit(lost.process.exitcode)))
 
     def close(self) -> None:
         for worker in self.idle:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead already
                 worker.pipe.send(None)
+        deadline = time.monotonic() + LEAVE
         for worker in self.idle:
-            worker.process.join(timeout=LEAVE)
+            worker.process.join(timeout=max(0.0, deadline - time.monotonic()))
         _end(self.idle)
 
     def kill(self) -> None:
@@ -202,8 +224,9 @@ def _end(workers: list[_Worker]) -> None:
     started = [worker for worker in workers if worker.process.pid is not None]
     for worker in started:
         worker.process.terminate()
+    deadline = time.monotonic() + LEAVE
     for worker in started:
-        worker.process.join(timeout=LEAVE)
+        worker.process.join(timeout=max(0.0, deadline - time.monotonic()))
         if worker.process.exitcode is None:
             worker.process.kill()
             worker.process.join()
@@ -223,8 +246,15 @@ def open_pool(options: RunOptions, sink: Sink) -> Iterator[Pool]:
     if options.inline:
         yield InlinePool(sink)
         return
+    if options.on_dask:
+        need("running on Dask", "dask", ["dask", "distributed"])
+        from datakit.run.dask import open_dask  # costs half a second to import
+
+        with _one_thread(), open_dask(options, sink) as cluster:
+            yield cluster
+        return
     with _one_thread():
-        pool = ProcessPool(options.workers or os.cpu_count() or 1, sink)
+        pool = ProcessPool(options.workers or os.cpu_count() or 1, sink, Limits.of(options))
         try:
             yield pool
         except BaseException:

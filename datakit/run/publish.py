@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from datakit.errors import StoreError
 from datakit.image import EXTENSIONS
-from datakit.manifest import Manifest, write_json
+from datakit.manifest import Manifest, read_record, write_record
 from datakit.recipe import Recipe, Store
 from datakit.run.describe import info_of, provenance_of, recipe_yaml
 from datakit.run.pool import Pool, drain
@@ -102,7 +102,7 @@ def run_publish(job: Job) -> Manifest:
         layout=layout,
         schema=rows.schema,
     )
-    write_json(_note(Path(job.out), job.step, job.shard), entry.to_json())
+    write_record(_note(Path(job.out), job.step, job.shard), entry.to_json())
     return Manifest(
         fingerprint=job.step, step="publish", shard=job.shard, inputs=samples, samples=entry.samples
     )
@@ -120,9 +120,12 @@ def _note(out: Path, fingerprint: str, shard: int) -> Path:
 
 def _entry(out: Path, fingerprint: str, shard: int) -> ShardEntry | None:
     """The entry of a shard that is in the tree as this publication wrote it, or None."""
+    noted = read_record(_note(out, fingerprint, shard))
     try:
-        entry = ShardEntry.from_json(json.loads(_note(out, fingerprint, shard).read_bytes()))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        entry = ShardEntry.from_json(noted) if noted else None
+    except (ValueError, KeyError, TypeError):
+        return None  # written by another version
+    if entry is None:
         return None
     return entry if still_there(out, entry) else None
 

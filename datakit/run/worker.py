@@ -23,7 +23,10 @@ from datakit.find import recipe_module
 from datakit.image import EXTENSIONS, Image
 from datakit.manifest import Manifest, versions, write_manifest
 from datakit.recipe import CatalogUse, Plan, Step, bind_refs
+from datakit.run import place
+from datakit.run.phases import Part, run_types
 from datakit.run.repartition import run_repartition
+from datakit.run.tree import tree_value, value_name
 from datakit.stage import Drop, Sample, Stage
 from datakit.store.columns import columns_of
 from datakit.store.listing import Listing
@@ -36,7 +39,7 @@ Progress = Callable[[int, int, int], None]  # kept, dropped, failed since the la
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Words only, so that a job can go anywhere. `listings`: (use id, checksum, root, samples)."""
+    """Words and numbers only, so that a job can go anywhere. `listings`: (use id, checksum, root, samples)."""
 
     recipe: str
     words: tuple[str, ...]
@@ -46,6 +49,11 @@ class Job:
     shard: int
     out: str = ""
     kind: Literal["step", "publish"] = "step"
+    phase: str = ""  # of the step, if it has several (run/phases.py); `shard` is then the number of a part
+    span: tuple[int, int] = (0, 0)  # what the part takes
+    # What earlier attempts came to, as `place.Judged` has it.
+    refused: tuple[tuple[str, str, str, str], ...] = ()
+    alone: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -103,10 +111,12 @@ def run_job(job: Job, progress: Progress = lambda kept, dropped, failed: None) -
     step = steps.plan.steps.get(job.step)
     if step is None:
         raise StageError(f"this worker's code plans no step {job.step}: is it older than the driver's?")
-    folder = steps.folder(step)
+    folder = steps.folder(step) / job.phase
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    manifest = _RUNNERS[step.verb](steps, step, job, progress)
+    place.enter(place.REDUCE if step.verb in ("reduce", "repartition") else place.BETWEEN, step.name)
+    run = _run_types if job.phase == "types" else _RUNNERS[step.verb]
+    manifest = run(steps, step, job, progress)
     manifest = replace(
         manifest,
         stages=[[stage.name, stage.version, stage.code] for stage in step.stages],
@@ -124,24 +134,43 @@ def _made_by(steps: Steps, step: Step) -> str:
     return steps.made_by(step)
 
 
+def _named(step: Step, job: Job) -> dict[str, Any]:
+    return {"fingerprint": job.step, "step": step.name, "shard": job.shard}
+
+
+def _part(job: Job) -> Part:
+    return Part(job.phase, job.shard, job.span)
+
+
+def _run_types(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifest:
+    return run_types(steps, step, _named(step, job))
+
+
 def _run_reduce(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifest:
-    assert step.input is not None
-    rows = steps.rows(step.input)
     stage = _bound(step.stages[0], steps)
     try:
-        value = _call(stage, rows, job=job, step=step, key="")
+        if stage.partial is not None:
+            reduced = partial(tree_value, steps, step, stage)
+            value, count = _call(stage, _part(job), job=job, step=step, key="", run=reduced)
+        else:
+            assert step.input is not None
+            rows = steps.rows(step.input)
+            value = _call(stage, rows, job=job, step=step, key="")
+            count = len(rows)
     except SampleError as problem:  # there is no one sample to leave out
         raise _defect(stage, problem, _where(job, step, "")) from problem
-    progress(1, 0, 0)
-    files = write_value(steps.folder(step), value)
-    return Manifest(
-        fingerprint=job.step, step=step.name, shard=0, inputs=len(rows), samples=len(rows), files=files
-    )
+    if not job.phase:
+        progress(1, 0, 0)
+    name = value_name(job.shard) if job.phase else "value"
+    files = write_value(steps.folder(step) / job.phase, value, name)
+    return Manifest(**_named(step, job), inputs=count, samples=count, files=files)
 
 
 def _run_repartition(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifest:
-    assert step.input is not None
-    return run_repartition(steps.rows(step.input), steps.folder(step), step, job.step)
+    manifest = run_repartition(steps, step, _part(job), _named(step, job))
+    if not job.phase:
+        progress(1, 0, 0)
+    return manifest
 
 
 def _run_flow(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifest:
@@ -160,12 +189,14 @@ def _run_flow(steps: Steps, step: Step, job: Job, progress: Progress) -> Manifes
         kept = []
         for sample in flow:
             try:
+                place.admit(job, place.WRITE, sample["__key__"])
                 kept.append(sink.store(sample))
             except SampleError as problem:
                 outcome.add(sample, "failed", problem.reason, detail=problem.detail)
                 continue
             progress(1, 0, 0)
         images = sink.count
+        place.enter(place.BETWEEN, step.name)
     progress(0, sum(outcome.counts("dropped").values()), sum(outcome.counts("failed").values()))
     files = {f"{name}.tar": (folder / f"{name}.tar").stat().st_size} if images else {}
     table = columns_of(kept, steps.roots)
@@ -195,7 +226,7 @@ def _input(
     if step.verb == "source":
         return _given(stages[0], job, step), None
     assert step.input is not None
-    rows = steps.rows(step.input)
+    rows = steps.shard_rows(step.input)
     table = rows.shard(job.shard)
     return rows.samples(table), table.num_rows
 
@@ -203,8 +234,10 @@ def _input(
 def _given(stage: Stage[Any], job: Job, step: Step) -> Iterator[Sample]:
     """What a source gives, one by one. It has no next sample after an error, so any error stops the build."""
     samples = iter(_call(stage, job.shard, job=job, step=step, key=""))
+    last = ""
     while True:
         try:
+            place.enter(place.SOURCE, stage.name, last)
             sample = next(samples, None)
         except SampleError as problem:
             raise _defect(stage, problem, _where(job, step, "")) from problem
@@ -214,13 +247,14 @@ def _given(stage: Stage[Any], job: Job, step: Step) -> Iterator[Sample]:
             raise _defect(stage, problem, _where(job, step, "")) from problem
         if sample is None:
             return
+        last = str(sample["__key__"])
         yield sample
 
 
 def _annotation(table: pa.Table, steps: Steps, step: Step, job: Job, outcome: Outcome) -> pa.Table:
     """Only the new columns, and the keys, which must be those of the input in its order."""
     assert step.input is not None
-    before = steps.rows(step.input).shard(job.shard)
+    before = steps.shard_rows(step.input).shard(job.shard)
     if outcome.rows:
         first = outcome.rows[0]
         raise StageError(
@@ -292,6 +326,7 @@ def _results(
     """A result for each sample. A failing batch is run again one by one: one bad image costs one image."""
     if stage.shape == "batch":
         try:
+            place.admit_batch(job, stage.name, [sample["__key__"] for sample in batch])
             results = list(_call(stage, batch, job=job, step=step, key=batch[0]["__key__"]))
             if len(results) != len(batch):
                 where = _where(job, step, batch[0]["__key__"])
@@ -304,14 +339,24 @@ def _results(
                 return [problem]
             return [result for one in batch for result in _results([one], stage, job, step)]
     try:
+        place.admit(job, stage.name, batch[0]["__key__"])
         return [_call(stage, batch[0], job=job, step=step, key=batch[0]["__key__"])]
     except SampleError as problem:
         return [problem]
 
 
-def _call(stage: Stage[Any], argument: Any, *, job: Job, step: Step, key: str) -> Any:
+def _call(
+    stage: Stage[Any],
+    argument: Any,
+    *,
+    job: Job,
+    step: Step,
+    key: str,
+    run: Callable[[Any], Any] | None = None,
+) -> Any:
+    """What a stage gives, by `run` if it has several functions; what it raises names it."""
     try:
-        return stage(argument)
+        return (run or stage)(argument)
     except DatakitError:
         raise
     except Exception as problem:
@@ -323,7 +368,8 @@ def _defect(stage: Stage[Any], problem: Exception, where: str) -> StageError:
 
 
 def _where(job: Job, step: Step, key: str) -> str:
-    return f"recipe {job.recipe}, step {step.name}, shard {job.shard}" + (f", key {key}" if key else "")
+    part = f"{job.phase} {job.shard}" if job.phase else f"shard {job.shard}"
+    return f"recipe {job.recipe}, step {step.name}, {part}" + (f", key {key}" if key else "")
 
 
 _RUNNERS: dict[str, Callable[[Steps, Step, Job, Progress], Manifest]] = {

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from datakit.errors import CatalogError
 from datakit.sources.entry import Entry, Folder, Problem
 from datakit.sources.lists import entry, layout, lines, unlabelled
+from datakit.texts import dict_rows
 
 SPLITS = ("train", "val", "test")
 
@@ -40,7 +41,7 @@ def _classes(base: Path) -> dict[str, dict[str, object]]:
     """fine id → the fields of its class."""
     try:
         with (base / "classes.csv").open(newline="", encoding="utf-8-sig") as file:
-            return {row["Class ID (int)"]: _class(base, row) for row in csv.DictReader(file)}
+            return {row["Class ID (int)"]: _class(base, row) for row in dict_rows(file)}
     except (KeyError, ValueError, csv.Error) as problem:
         raise CatalogError(f"{base / 'classes.csv'} is not as expected: {problem!r}") from problem
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from datakit.blob import Blob
 from datakit.errors import SampleError
+from datakit.image_guard import MAX_ENCODED
 from datakit.sources.entry import Folder, Problem
 
 ZIP = "zip://"
@@ -65,8 +66,13 @@ def _cut(path: str) -> tuple[list[str], str]:
 
 def _member(members: list[str], place: str, zip_at: Callable[[str], Any]) -> bytes:
     inner, *outer = members
+    if outer:
+        raise SampleError("bad_name", f"{inner} of {outer[0]}: a zip within a zip; unpack the outer one")
     try:
-        data: bytes = zip_at("::".join([*outer, place])).cat_file(inner.removeprefix(ZIP))
+        archive, name = zip_at(place), inner.removeprefix(ZIP)
+        if (size := archive.info(name)["size"] or 0) > MAX_ENCODED:
+            raise SampleError("too_large", f"{inner} of {place}: {size} bytes, {MAX_ENCODED} at most")
+        data: bytes = archive.cat_file(name)
     except _BROKEN as problem:
         raise SampleError("missing_file", f"{inner} of {place}: {problem}") from problem
     return data

@@ -18,6 +18,7 @@ from datakit.blob import Blob
 from datakit.errors import CatalogError, MissingExtra
 from datakit.sources.entry import Entry, File, Problem, walk
 from datakit.sources.lists import layout, lines, read_mat, unlabelled
+from datakit.texts import dict_rows
 
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 INNER = "ILSVRC/Data/CLS-LOC"  # of Kaggle's archive
@@ -101,8 +102,11 @@ def _truth(above: Path) -> dict[str, str]:
     """stem of a validation image → wnid."""
     solution = above / "LOC_val_solution.csv"
     if solution.exists():
-        with solution.open(newline="", encoding="utf-8") as file:
-            return {row["ImageId"]: row["PredictionString"].split(" ")[0] for row in csv.DictReader(file)}
+        try:
+            with solution.open(newline="", encoding="utf-8") as file:
+                return {row["ImageId"]: row["PredictionString"].split(" ")[0] for row in dict_rows(file)}
+        except (OSError, KeyError, AttributeError, ValueError, csv.Error) as problem:
+            raise CatalogError(f"{solution} is not as expected: {problem!r}") from problem
     for folder in (above, above / DEVKIT, above / "val"):
         if (folder / TRUTH).exists():
             wnids = _devkit_ids(folder / "meta.mat")

@@ -7,23 +7,21 @@ rows later, and a ragged row there has no cells to show. CSV cells stay text, an
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from datakit.errors import CatalogError, SampleError
 from datakit.sources.entry import SPLITS, Problem
+from datakit.store.parquet_guard import batches
+from datakit.texts import MAX_LINE, BoundedLines, load_json
 
 Row = dict[str, object]
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-MAX_LINE = 1 << 24  # bytes of one JSON line
-BATCH = 64  # rows of Parquet at a time: some hold the images themselves
 GROUPS = ("identity_group", "capture_group", "variant_group")
 TEXTS = ("class_name", *GROUPS, "caption", "licence", "attribution", "source_url", "concept")
 LISTS = ("taxonomy", "captions")
@@ -56,7 +54,7 @@ def read(path: Path, *, delimiter: str = ",", encoding: str = "utf-8-sig") -> It
             yield from _parquet(path)
     except UnicodeDecodeError as problem:
         raise CatalogError(f"{path} is not {encoding} text: {problem}; give options.encoding") from problem
-    except (OSError, LookupError, csv.Error, pa.ArrowException) as problem:
+    except (OSError, LookupError, ValueError, csv.Error, pa.ArrowException) as problem:
         raise CatalogError(f"cannot read the table {path}: {problem}") from problem
 
 
@@ -64,11 +62,13 @@ def _csv(path: Path, delimiter: str, encoding: str) -> Iterator[Record | Problem
     if len(delimiter) != 1:
         raise CatalogError(f"options.delimiter={delimiter}: must be one character, or tab")
     with path.open(newline="", encoding=encoding) as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        rows = BoundedLines(file)
+        reader = csv.reader(rows, delimiter=delimiter, strict=True)
         header = next(reader, [])
         _check_columns(path, header)
         while True:
             first = reader.line_num + 1
+            rows.mark()
             try:
                 cells = next(reader)
             except StopIteration:
@@ -118,8 +118,8 @@ def _jsonl(path: Path) -> Iterator[Record | Problem]:
                 yield Problem(name=f"{path.name}:{number}", reason="empty_row", detail=detail, dropped=True)
                 continue
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as problem:
+                row = load_json(line)
+            except ValueError as problem:
                 yield unreadable(path, number, f"no JSON: {problem}")
                 continue
             yield Record(number, row) if isinstance(row, dict) else unreadable(path, number, "no JSON object")
@@ -127,11 +127,10 @@ def _jsonl(path: Path) -> Iterator[Record | Problem]:
 
 def _parquet(path: Path) -> Iterator[Record | Problem]:
     number = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH):
-            for row in batch.to_pylist():
-                number += 1
-                yield Record(number, row)
+    for batch in batches(path):
+        for row in batch.to_pylist():
+            number += 1
+            yield Record(number, row)
 
 
 def unreadable(path: Path, number: int, detail: str) -> Problem:

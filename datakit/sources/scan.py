@@ -36,6 +36,8 @@ from datakit.store.source_copy import local_copy
 from datakit.store.urls import is_url
 
 KEY = re.compile(r"[a-z0-9_-]{1,64}")
+# No names of files on Windows, whatever their ending; and what a shell's `*` makes an option.
+_UNFIT = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]|-.*")
 SLUG = 47  # characters of a key that are for people; 16 hex digits of a hash make it unique
 
 
@@ -44,7 +46,7 @@ def key_of(name: str) -> str:
 
     The hash is over the name as found, so two names that differ only in case, dots or script stay two keys.
     """
-    if KEY.fullmatch(name):
+    if KEY.fullmatch(name) and not _UNFIT.fullmatch(name):
         return name
     stem = name.rpartition(".")[0] or name
     slug = re.sub(r"[^a-z0-9_]+", "-", stem.lower()).strip("-")[-SLUG:].strip("-") or "x"
@@ -80,8 +82,13 @@ def scan(use: CatalogUse, folder: Path) -> Listing:
 
 
 def _reader(catalog: Catalog) -> Any:
+    if not catalog.reader.isidentifier():
+        raise CatalogError(f"catalog {catalog.name}: reader {catalog.reader!r} is no name of a reader")
     try:
-        return importlib.import_module(f"datakit.sources.{catalog.reader}")
+        reader = importlib.import_module(f"datakit.sources.{catalog.reader}")
+        if not hasattr(reader, "scan"):
+            raise CatalogError(f"catalog {catalog.name}: {catalog.reader} is no reader")
+        return reader
     except ModuleNotFoundError as problem:
         if problem.name != f"datakit.sources.{catalog.reader}":
             raise

@@ -8,7 +8,6 @@ members `json` (an object), `cls` (a label) and `txt` (a caption) are read as fi
 from __future__ import annotations
 
 import itertools
-import json
 import operator
 import os
 import re
@@ -22,6 +21,7 @@ from datakit.sources import records
 from datakit.sources.entry import OURS, SPLITS, ClassNames, Entry, File, Problem, carried, walk
 from datakit.store.owned import is_ours
 from datakit.store.tar_reader import Member, iter_members
+from datakit.texts import load_json
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # the first of these that a sample has
 SPLIT = re.compile(r"(.+)-\d{5,}-of-\d{5,}")
@@ -163,8 +163,8 @@ def _of_members(shard: Path, parts: dict[str, Member]) -> records.Row:
         row["orig_label"] = None if label == "-1" else label  # -1 by custom: of no class
     if "json" in parts:
         try:
-            said = json.loads(_text(shard, parts["json"]))
-        except (ValueError, RecursionError) as problem:
+            said = load_json(_text(shard, parts["json"]))
+        except ValueError as problem:
             raise SampleError("bad_json", str(problem)) from problem
         if not isinstance(said, dict):
             raise SampleError("bad_json", f"{type(said).__name__}, not an object")

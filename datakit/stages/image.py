@@ -15,22 +15,28 @@ from datakit.stages.phash import phash64
 SAFE_MODES = ("L", "RGB", "P", "1")  # modes that every decoder shows alike
 
 
-@reduce(version=2)
-def common_format(rows: Rows) -> str:
+def _formats(rows: Rows) -> dict[str, int]:
+    """How many images of the main pool are of each format; drawings and broken files are not counted."""
+    pools = rows.table(["pool"])["pool"].to_pylist()
+    found = (_format(image) for image, pool in zip(rows.images(), pools, strict=True) if pool == "main")
+    return dict(Counter(format for format in found if format))
+
+
+def _sum(counts: list[dict[str, int]]) -> dict[str, int]:
+    return dict(sum((Counter(one) for one in counts), Counter[str]()))
+
+
+@reduce(version=3, partial=_formats, merge=_sum)
+def common_format(formats: dict[str, int]) -> str:
     """The format to publish in: JPEG if any image of the main pool is one, WEBP if all are, else PNG.
 
     By the first bytes: images out of shards and tables have names without endings. One member name for every
     sample is what all readers need; a photograph is not blown up to PNG for the sake of a few drawings among
     thousands.
     """
-    pools = rows.table(["pool"])["pool"].to_pylist()
-    formats = Counter(
-        _format(image) for image, pool in zip(rows.images(), pools, strict=True) if pool == "main"
-    )
-    if formats["JPEG"]:
+    if "JPEG" in formats:
         return "JPEG"
-    del formats[None]  # drawings, and files that the intake will name as broken
-    return "WEBP" if formats and formats["WEBP"] == formats.total() else "PNG"
+    return "WEBP" if list(formats) == ["WEBP"] else "PNG"
 
 
 def _format(image: Image) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datakit.codec import cover
+from datakit.codec import Codec, Resize, chosen, cover
 from datakit.errors import ConfigError, SampleError, StoreError
 from datakit.image import Image
 from datakit.rng import rng_for
@@ -55,6 +55,8 @@ class Making:
     target_size: int | None = None
     crop: Crop = "centre"
     transform: Callable[[Sample], Any] | None = None
+    resize: Resize | None = None
+    codec: Codec = "auto"
 
     def __call__(self, place: Place) -> Any:
         try:
@@ -71,12 +73,13 @@ class Making:
     def _pixels(self, key: str, image: Image) -> Pixels:
         assert self.target_size is not None
         if self.crop == "centre":
-            return cover(image.encoded, self.target_size)
+            return cover(image.encoded, self.target_size, resize=self.resize, codec=self.codec)
         rng = rng_for(self.samples.part.seed, "crop", self.epoch, key)
         header = image.header
         upright = header.orientation < 5  # the others lie on their side
         size = (header.width, header.height) if upright else (header.height, header.width)
-        pixels = cover(image.encoded, self.target_size, box=random_box(*size, rng))
+        box = random_box(*size, rng)
+        pixels = cover(image.encoded, self.target_size, box=box, resize=self.resize, codec=self.codec)
         return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
 
     def _name(self, place: Place) -> str:
@@ -98,6 +101,7 @@ class Batches:
         threads: int | None = None,
         target_size: int | None = None,
         crop: Crop = "centre",
+        codec: Codec = "auto",
         transform: Callable[[Sample], Any] | None = None,
         collate: Callable[[list[Any]], Any] | None = None,
         drop_last: bool = False,
@@ -112,8 +116,10 @@ class Batches:
             raise ConfigError("crop='random' needs target_size=, the side in px of what it gives")
         self.samples, self.batch_size, self.drop_last = samples, batch_size, drop_last
         self.threads = (os.cpu_count() or 1) if threads is None else threads
-        self.target_size, self.crop, self.transform = target_size, crop, transform
+        self.target_size, self.crop, self.codec = target_size, crop, chosen(codec)
+        self.transform = transform
         self.collate = collate or stacked
+        self.resize: Resize | None = None
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
@@ -147,6 +153,8 @@ class Batches:
             target_size=self.target_size,
             crop=self.crop,
             transform=self.transform,
+            resize=self.resize,
+            codec=self.codec,
         )
 
     def made(self, batches: Iterator[list[Place]]) -> Iterator[list[Any]]:

@@ -70,9 +70,7 @@ def card(
     info: StoreInfo, layout: Layout, schema: pa.Schema, splits: Splits, selections: Sequence[str] = ()
 ) -> str:
     """The whole README.md. schema: of the metadata, for the types of what the tars hold."""
-    head = yaml.safe_dump(
-        front_matter(info, layout, schema, splits), sort_keys=False, allow_unicode=True, width=10**6
-    )
+    head = yaml_text(front_matter(info, layout, schema, splits))
     sections = [
         f"# {info.title}",
         info.description,
@@ -88,6 +86,11 @@ def card(
         _section("Citation", f"```bibtex\n{info.citation.strip()}\n```" if info.citation else ""),
     ]
     return f"---\n{head}---\n\n" + "\n\n".join(text.strip() for text in sections if text) + "\n"
+
+
+def yaml_text(value: Mapping[str, Any]) -> str:
+    """Front matter as a card has it; so that `verify` finds it there."""
+    return str(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=10**6))
 
 
 def front_matter(info: StoreInfo, layout: Layout, schema: pa.Schema, splits: Splits) -> dict[str, Any]:

@@ -123,9 +123,15 @@ def _texts(values: list[Any]) -> pa.Array:
     return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
-def one_table(shards: Sequence[pa.Table]) -> pa.Table:
-    """The rows of all shards, in the types of `one_schema`. Raises StoreError where a number does not fit its."""
-    schema = one_schema([table.schema for table in shards])
+def one_table(shards: Sequence[pa.Table], schema: pa.Schema | None = None) -> pa.Table:
+    """The rows of all shards, in the types of `one_schema`. Raises StoreError where a number does not fit its.
+
+    schema: that of more shards than these; columns that only others have are null.
+    """
+    if schema is None:
+        schema = one_schema([table.schema for table in shards])
+    else:
+        shards = [schema.empty_table(), *shards]
     try:
         return pa.concat_tables([_in_texts(table, schema) for table in shards], promote_options="permissive")
     except pa.ArrowInvalid as problem:

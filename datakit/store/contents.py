@@ -15,7 +15,7 @@ from typing import Any
 from datakit.errors import ConfigError, StoreError
 from datakit.store.files import Files, LocalFiles
 from datakit.store.layout import FORMAT, MANIFEST, VERSION, File, Layout, ShardEntry, ShardPlan, StoreInfo
-from datakit.store.owned import inside
+from datakit.store.owned import MAX_MANIFEST, inside
 
 # By name, for readers go by names. No split has a dash, so that metadata/outcomes.parquet is of none.
 _DATA = re.compile(r"data/.*\.tar|metadata/.*-.*\.parquet|arrow/.*\.arrow|lists/.*\.parquet")
@@ -101,6 +101,9 @@ def contents_of(files: Files) -> Contents:
     """
     path = f"{files.name}/{MANIFEST}"
     try:
+        local = files.local and files.local / MANIFEST
+        if local and local.is_file() and (size := local.stat().st_size) > MAX_MANIFEST:
+            raise StoreError(f"{path} has {size} bytes, {MAX_MANIFEST} at most: it is no manifest of ours")
         data = files.read(MANIFEST)
     except FileNotFoundError:
         raise StoreError(

@@ -19,6 +19,7 @@ from datakit.errors import ConfigError, StoreError, did_you_mean
 from datakit.store.contents import canonical
 from datakit.store.features import has_fieldless, is_jsonable, plain_type, without_fieldless
 from datakit.store.layout import Layout, ShardPlan
+from datakit.store.parquet_guard import open_parquet
 from datakit.store.tar import BLOCK, SampleRecord
 
 KEY = "key"
@@ -35,7 +36,7 @@ LOCATION = pa.schema(
         ("xxh3", pa.string()),  # xxh3_128 of the sample's range
     ]
 )
-_DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError)  # what pyarrow raises on damaged files
+_DAMAGED = (OSError, pa.ArrowException, ValueError)  # what pyarrow raises on damaged files
 DISTINCT_FOR_DICTIONARY = 0.5  # share of distinct values above which a dictionary only costs
 
 
@@ -117,9 +118,8 @@ def read_metadata(
     data: the file's bytes, where they are at hand.
     """
     try:
-        with pq.ParquetFile(
-            path if data is None else pa.BufferReader(data)
-        ) as file:  # `read_table` loads the data set machinery: 8 MB for one file
+        # Not `read_table`, which loads the data set machinery: 8 MB for one file.
+        with open_parquet(path if data is None else data) as file:
             names = file.schema_arrow.names
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise StoreError(f"{path} is not readable metadata: it has {', '.join(twice)} more than once")
@@ -138,7 +138,8 @@ def read_metadata(
 def read_metadata_schema(path: str | Path, *, data: bytes | None = None) -> pa.Schema:
     """With the mark of the layout. Raises StoreError naming the file. data: its bytes, where they are at hand."""
     try:
-        return pq.read_schema(path if data is None else pa.BufferReader(data))
+        with open_parquet(path if data is None else data) as file:
+            return file.schema_arrow
     except _DAMAGED as problem:
         raise StoreError(f"{path} is not readable metadata: {problem}") from problem
 

@@ -44,9 +44,12 @@ class Order:
             raise ConfigError(f"window={window}: it is a number of shards, at least 1")
         self.length = sum(sizes)
         self._shuffle = shuffle
+        self._window = window
         self._names = (seed, "epoch", epoch)
+        self._shards = np.arange(len(sizes), dtype=np.int64)
+        self._ends = np.cumsum(np.asarray(sizes, np.int64))
         if shuffle == "window":
-            self._shards = permuted(np.arange(len(sizes)), len(sizes), seed_for(*self._names, "shards"))
+            self._shards = permuted(self._shards, len(sizes), seed_for(*self._names, "shards"))
             lengths = np.asarray(sizes, np.int64)[self._shards]
             self._ends = np.cumsum(lengths)  # position after each shard, in this epoch's order of shards
             firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
@@ -64,6 +67,18 @@ class Order:
             return permuted(positions, self.length, seed_for(*self._names))
         places = self._within_windows(positions)
         return places + self._shift[np.searchsorted(self._ends, places, side="right")]
+
+    def shards_from(self, position: int) -> list[int]:
+        """The shards to be read from this position on, to the end of the window after the next; [] where all are
+        read in turns.
+        """
+        if self._shuffle == "full":
+            return []
+        first = int(np.searchsorted(self._ends, position, side="right"))
+        if self._shuffle == "window":
+            first -= first % self._window
+        found: list[int] = self._shards[first : first + 2 * self._window].tolist()
+        return found
 
     def _within_windows(self, positions: Indices) -> Indices:
         """Positions after each window has been shuffled."""

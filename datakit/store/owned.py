@@ -12,11 +12,13 @@ import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from datakit.errors import ConfigError, EnvironmentProblem, StoreError
+from datakit.disk import disk_problem
+from datakit.errors import ConfigError, StoreError
 from datakit.manifest import write_json
 from datakit.store.layout import FORMAT, MANIFEST, VERSION
 
 OURS = ".datakit"  # never part of the published tree
+MAX_MANIFEST = 256 << 20  # bytes, of 200,000 shards
 _MARKER = f"{OURS}/store.json"
 _PREVIOUS = f"{OURS}/previous.json"
 _NOTED = f"{OURS}/written.txt"
@@ -52,7 +54,8 @@ def is_ours(root: Path) -> bool:
 
 def note(root: Path, paths: Iterable[str]) -> None:
     """Say which files are about to be written. From here on the tree is no store until its next manifest."""
-    lines = "".join(f"{path}\n" for path in paths).encode()
+    # A line that a full disk cut must not run into the next attempt's first.
+    lines = ("\n" + "".join(f"{path}\n" for path in paths)).encode()
     # One append is one write: workers that note at once do not mix their lines.
     try:
         (root / OURS).mkdir(parents=True, exist_ok=True)
@@ -60,11 +63,12 @@ def note(root: Path, paths: Iterable[str]) -> None:
             (root / MANIFEST).rename(root / _PREVIOUS)
         file = os.open(root / _NOTED, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            os.write(file, lines)
+            while lines:
+                lines = lines[os.write(file, lines) :]
         finally:
             os.close(file)
     except OSError as problem:
-        raise EnvironmentProblem(f"cannot write {root / _NOTED}: {problem.strerror}") from problem
+        raise disk_problem(root / _NOTED, problem) from problem
 
 
 def sweep(root: Path, keep: Iterable[str]) -> list[str]:
@@ -109,15 +113,17 @@ def earlier(root: Path) -> set[str]:
 
 def _noted(root: Path) -> list[str]:
     try:
-        return (root / _NOTED).read_text().splitlines()
+        return [line for line in (root / _NOTED).read_text().splitlines() if line]
     except FileNotFoundError:
         return []
 
 
 def _is_manifest(path: Path) -> bool:
     try:
+        if path.stat().st_size > MAX_MANIFEST:
+            return False
         return bool(json.loads(path.read_bytes())["format"] == FORMAT)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
 
 

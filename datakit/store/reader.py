@@ -4,12 +4,14 @@
     len(store["train"]), store["train"][0]["image"].array
     store.select("seed1")["near_ood"].table(["key", "class_name"])
 
-Small and exact; the loader that shuffles, shards by worker and resumes is another module's work.
+    store.torch(256, target_size=224, shuffle=True)
+
+What trains (`store/loader.py`, `batches.py`, `torch.py`) begins here and is written there.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -30,18 +32,16 @@ from datakit.store.files import Files, Handle, open_files
 from datakit.store.layout import Layout, ShardEntry
 from datakit.store.metadata import KEY, read_metadata, read_metadata_schema
 from datakit.store.order import WINDOW, Shuffle
+from datakit.store.reading import Reading, reading_of
 from datakit.store.sidecar import Sidecar, open_sidecar
-from datakit.store.tar import SampleRecord
-from datakit.store.tar_reader import read_sample_of
 
 if TYPE_CHECKING:
     import datasets
 
+    from datakit.codec import Codec
     from datakit.store.batches import Batches, Crop
     from datakit.store.loader import OnError, Samples, Uneven
     from datakit.store.torch import TorchBatches, TorchDataset, TorchSamples
-
-_PLACE = (KEY, "shard", "offset", "size", "xxh3")
 
 
 def open_store(place: str | os.PathLike[str], *, cache: bool | str | os.PathLike[str] = True) -> Store:
@@ -62,6 +62,7 @@ class Store:
         self.files = files
         self.contents = contents
         self.selection = selection
+        self._checked: set[str] = set()  # files whose sha256 was compared
 
     @property
     def root(self) -> Path:
@@ -146,19 +147,30 @@ class Store:
     def _list(self) -> pa.Table | None:
         if self.selection is None:
             return None
-        return self.metadata(f"lists/{self.selection}.parquet")
+        path = f"lists/{self.selection}.parquet"
+        return self.metadata(path)
 
     def metadata(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A table of the tree. Raises StoreError naming the file if it is missing or damaged."""
-        if self.files.local is not None:
-            return read_metadata(self.files.local / path, columns)  # only these columns leave the disk
-        return read_metadata(f"{self.files.name}/{path}", columns, data=self._bytes(path))
+        """A table of the tree. Raises StoreError naming the file if it is missing or not the one written."""
+        place, data = self._place(path)
+        return read_metadata(place, columns, data=data)
 
     def schema(self, path: str) -> pa.Schema:
         """Of a table of the tree."""
-        if self.files.local is not None:
-            return read_metadata_schema(self.files.local / path)
-        return read_metadata_schema(f"{self.files.name}/{path}", data=self._bytes(path))
+        place, data = self._place(path)
+        return read_metadata_schema(place, data=data)
+
+    def _place(self, path: str) -> tuple[str, bytes | None]:
+        """The file's name, with its bytes unless it is on this machine and was compared with its sha256 before."""
+        place = f"{self.files.name}/{path}"
+        if path in self._checked and self.files.local is not None:
+            return place, None  # only the columns asked for leave the disk
+        data = self._bytes(path)
+        # Of another build it would fit as well, and give other values to the same keys.
+        if hashlib.sha256(data).hexdigest() != self.contents.files[path].sha256:
+            raise StoreError(f"{place} is not the one written: its sha256 differs; run datakit verify")
+        self._checked.add(path)
+        return place, data
 
     def _bytes(self, path: str) -> bytes:
         try:
@@ -192,7 +204,7 @@ class SplitView:
 
     @cached_property
     def keys(self) -> list[str]:
-        found: list[str] = self._places.column(KEY).to_pylist()
+        found: list[str] = self._rows([KEY])[KEY].to_pylist()
         return found
 
     @property
@@ -257,6 +269,7 @@ class SplitView:
         threads: int | None = None,
         target_size: int | None = None,
         crop: Crop = "centre",
+        codec: Codec = "auto",
         transform: Callable[[Sample], Any] | None = None,
         collate: Callable[[list[Any]], Any] | None = None,
         drop_last: bool = False,
@@ -265,8 +278,9 @@ class SplitView:
         """Batches of numpy arrays, read and decoded by `threads` (None: one a core; 0: none of their own).
 
         target_size: `image` becomes uint8 (N, side, side, 3), decoded at the scale that this needs; without it,
-        images stay encoded. crop: `centre`, or `random` for a part of the image, perhaps mirrored. transform: sample →
-        anything, called in the threads. drop_last: no batch shorter than the others. which: as for `samples`.
+        images stay encoded. crop: `centre`, or `random` for a part of the image, perhaps mirrored. codec: `auto`, the
+        fastest installed; `pillow` gives the same pixels everywhere. transform: sample → anything, called in the
+        threads. drop_last: no batch shorter than the others. which: as for `samples`.
         """
         from datakit.store.batches import Batches
 
@@ -276,6 +290,7 @@ class SplitView:
             threads=threads,
             target_size=target_size,
             crop=crop,
+            codec=codec,
             transform=transform,
             collate=collate,
             drop_last=drop_last,
@@ -341,20 +356,18 @@ class SplitView:
 
         Raises StoreError naming shard and key if the bytes are not those written.
         """
-        place = self._places.slice(range(len(self))[index], 1).to_pylist()[0]
-        shard, key = f"data/{place['shard']}.tar", place[KEY]
-        record = SampleRecord(key, place["offset"], place["size"], place["xxh3"])
-        name = f"{self.store.files.name}/{shard}"
-        try:
-            sample = _decoded(key, read_sample_of(self._open(shard), name, record), self.store.layout)
-        except (KeyError, ValueError) as problem:
-            raise StoreError(f"{shard}: sample {key} does not decode: {problem}") from problem
-        at = range(len(self))[index]
-        return sample | {name: column[at].as_py() for name, column in self.columns_beside.items()}
+        number = range(len(self))[index]
+        return self._reading.read(self._reading.samples(np.array([number]))[0])
 
     def __iter__(self) -> Iterator[Sample]:
         """Every sample. Raises StoreError, before the first, for a shard that is not as long as it was written."""
+        for entry in self.shards:
+            self._check_size(entry)
         yield from (self[index] for index in range(len(self)))
+
+    @cached_property
+    def _reading(self) -> Reading:
+        return reading_of(self)
 
     def images(self, indices: Sequence[int] | None = None) -> Iterator[Image]:
         """The images of these samples (all, if None), lazily and without the rest; their digests go unchecked."""
@@ -364,16 +377,6 @@ class SplitView:
             path, place = f"data/{row['shard']}.tar", (row["image_offset"], row["image_size"])
             local = self.store.files.local
             yield Image(Blob(str(local / path), *place) if local else self._open(path).read(*place))
-
-    @cached_property
-    def _places(self) -> pa.Table:
-        """Where each sample lies. Read once; shards are held against the manifest here."""
-        places = self._rows(_PLACE)
-        for entry in self.shards:
-            self._check_size(entry)
-        if places.num_rows != len(self):
-            raise StoreError(f"{self.split}: {places.num_rows} rows where the manifest has {len(self)}")
-        return places.combine_chunks()
 
     def _check_size(self, entry: ShardEntry) -> None:
         if (size := self._open(entry.tar.path).size) != entry.tar.bytes:
@@ -407,17 +410,6 @@ class SplitView:
             missing = self._chosen[KEY].filter(pc.is_null(found))[0]
             raise StoreError(f"lists/{self.store.selection}.parquet names {missing}, which no shard holds")
         return np.asarray(found, np.int64)
-
-
-def _decoded(key: str, fields: dict[str, bytes], layout: Layout) -> Sample:
-    sample: Sample = {"__key__": key, "image": Image(fields[layout.image_extension])}
-    if layout.json_fields:
-        sample |= json.loads(fields["json"])
-    if layout.label:
-        sample[layout.label] = int(fields["cls"])
-    if layout.caption:
-        sample[layout.caption] = fields["txt"].decode() or None
-    return sample
 
 
 def _named(names: Sequence[str] | dict[str, int] | tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ catalog's images, the folder of steps or that of listings. So steps outlive a mo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from datakit.blob import Blob
 from datakit.errors import StoreError
 from datakit.image import Image
-from datakit.manifest import atomic
+from datakit.manifest import sealed
 from datakit.stage import Sample
 from datakit.store.columns import IMAGE, one_schema, one_table
 
@@ -55,7 +55,7 @@ class StepRows:
     """Rows of a step, whole or one shard of it: its tables, and those of its annotations beside them.
 
     `paths`: the tables of each shard, read when asked for; `left`: gives what left on the way here; `catalogs`:
-    provenance.
+    provenance; `types`: the columns' types over all shards, where they are known without looking.
     """
 
     paths: Sequence[Sequence[Path]]
@@ -63,21 +63,24 @@ class StepRows:
     left: Callable[[], pa.Table]
     slices: Sequence[tuple[int, int]] | None = None  # (offset, length) of a shard's first table
     catalogs: Sequence[Mapping[str, Any]] = ()
-    _cache: dict[int, pa.Table] = field(default_factory=dict, repr=False)
+    types: pa.Schema | None = None
+    _last: dict[int, pa.Table] = field(default_factory=dict, repr=False)
+    _read: dict[str, pa.ChunkedArray] = field(default_factory=dict, repr=False)  # columns asked for so far
 
     def shard(self, index: int) -> pa.Table:
-        """All columns of one shard."""
-        if index not in self._cache:
+        """All columns of one shard; the last one asked for is kept, and no more."""
+        if index not in self._last:
             tables = [read_table(path) for path in self.paths[index]]
             if self.slices is not None:
                 tables[0] = tables[0].slice(*self.slices[index])
-            self._cache[index] = zip_tables(tables)
-        return self._cache[index]
+            self._last.clear()
+            self._last[index] = zip_tables(tables)
+        return self._last[index]
 
-    @cached_property
-    def _all(self) -> pa.Table:
-        tables = [self.shard(index) for index in range(len(self.paths))]
-        return one_table(tables).combine_chunks()
+    def only(self, index: int, types: pa.Schema) -> StepRows:
+        """The rows of one shard, with all columns that the whole has. types: those of the whole."""
+        slices = None if self.slices is None else [self.slices[index]]
+        return replace(self, paths=[self.paths[index]], slices=slices, types=types, _last={}, _read={})
 
     @cached_property
     def outcomes(self) -> pa.Table:
@@ -86,27 +89,40 @@ class StepRows:
     @cached_property
     def schema(self) -> pa.Schema:
         """The columns' types over all shards: one shard alone may hold nothing but nulls."""
-        return one_schema([one_schema([read_schema(path) for path in paths]) for paths in self.paths])
+        if self.types is not None:
+            return self.types
+        return one_schema([zip_schemas([read_schema(path) for path in paths]) for paths in self.paths])
 
     def __len__(self) -> int:
-        return int(self._all.num_rows)
+        return len(self._columns(["__key__"]))
 
     @property
     def columns(self) -> list[str]:
-        return list(self._all.column_names)
+        return list(self.schema.names)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The named columns of all rows; all but images, if None. Raises StoreError on an unknown name."""
         if columns is None:
-            columns = [name for name in self.columns if self._all.schema.field(name).type != IMAGE]
+            columns = [name for name in self.columns if self.schema.field(name).type != IMAGE]
         missing = [name for name in columns if name not in self.columns]
         if missing:
             raise StoreError(f"no column {', '.join(missing)}; there are {', '.join(self.columns)}")
-        return self._all.select(list(columns))
+        return self._columns(columns)
+
+    def _columns(self, names: Sequence[str]) -> pa.Table:
+        """These columns of all rows, in one piece each; the others stay on disk."""
+        new = list(dict.fromkeys(["__key__", *(name for name in names if name not in self._read)]))
+        if len(new) > 1 or not self._read:  # the keys count the rows of a shard that has none of the columns
+            shards = (self.shard(index) for index in range(len(self.paths)))
+            chosen = [table.select([name for name in new if name in table.column_names]) for table in shards]
+            types = pa.schema([self.schema.field(name) for name in new])
+            table = one_table(chosen, types).combine_chunks()
+            self._read.update(zip(table.column_names, table.columns, strict=True))
+        return pa.Table.from_arrays([self._read[name] for name in names], names=list(names))
 
     def images(self, indices: Sequence[int] | None = None) -> Iterator[Image]:
         """The images of these rows (all, if None), lazily."""
-        places = self._all.column("image")
+        places = self._columns(["image"]).column("image")
         chosen = places if indices is None else places.take(pa.array(np.asarray(indices, np.int64)))
         for place in chosen:
             yield Image(self.roots.blob(place.as_py()))
@@ -144,6 +160,14 @@ def zip_tables(tables: Sequence[pa.Table]) -> pa.Table:
     return first
 
 
+def zip_schemas(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """The schema of what `zip_tables` makes of tables with these."""
+    named = {column.name: column for schema in schemas[:1] for column in schema}
+    for schema in schemas[1:]:
+        named |= {column.name: column for column in schema if column.name != "__key__"}
+    return pa.schema(list(named.values()))
+
+
 def read_table(path: Path) -> pa.Table:
     """An Arrow IPC file, memory-mapped. Raises StoreError naming the file."""
     try:
@@ -161,7 +185,7 @@ def read_schema(path: Path) -> pa.Schema:
 
 def write_table(path: Path, table: pa.Table) -> int:
     """The table as an Arrow IPC file, atomically; its size in bytes."""
-    with atomic(path) as part:
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with sealed(path) as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
-        return part.stat().st_size
+        return file.size

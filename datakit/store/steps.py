@@ -1,17 +1,18 @@
 """The folder of steps: `steps/<fingerprint>/00000.arrow` and beside it what the step's verb adds.
 
 `.arrow` rows, `.tar` images that a stage changed, `.outcomes.arrow` samples that left and why, `.json` the
-manifest, last. A reduce has `value.json`, `value.arrow`, `value.txt` or `value.bin` instead of rows.
+manifest, last. A reduce has `value.json`, `value.arrow`, `value.txt` or `value.bin` instead of rows. A step of
+several phases (run/phases.py) has a folder for each but the last, with manifests of its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -19,8 +20,9 @@ from datakit.errors import StageError, StoreError
 from datakit.manifest import Manifest, read_manifest, write_bytes
 from datakit.recipe import Plan, Step
 from datakit.store.listing import Listing
-from datakit.store.rows import LISTINGS, STEPS, Roots, StepRows, read_table, write_table
+from datakit.store.rows import LISTINGS, STEPS, Roots, StepRows, read_schema, read_table, write_table
 
+T = TypeVar("T")
 OUTCOMES = pa.schema(
     [
         ("__key__", pa.string()),
@@ -42,6 +44,9 @@ class Steps:
     root: Path
     plan: Plan
     listings: Mapping[str, Listing]
+    _known: dict[str, Any] = field(
+        default_factory=dict, repr=False
+    )  # of complete steps, which change no more
 
     @cached_property
     def roots(self) -> Roots:
@@ -65,14 +70,39 @@ class Steps:
             return len(self.groups(step.input))
         return self.shards(step.input)
 
-    def manifest(self, step: Step, shard: int) -> Manifest | None:
-        return read_manifest(self.folder(step), shard)
+    def manifest(self, step: Step, shard: int, phase: str = "") -> Manifest | None:
+        return read_manifest(self.folder(step) / phase, shard)
+
+    def phase_manifests(self, step: Step, phase: str, parts: Iterable[int]) -> list[Manifest]:
+        """The manifests of parts of a phase that has ended. Raises StoreError where one is missing."""
+        found = [self.manifest(step, part, phase) for part in parts]
+        whole = [manifest for manifest in found if manifest is not None]
+        if len(whole) < len(found):
+            raise StoreError(f"{step.name}: a part of {phase} vanished; run the command again")
+        return whole
 
     def made(self, step: Step) -> list[Manifest]:
-        """The manifests of all shards that are there: after a kill the first may be missing."""
-        folder = self.folder(step)
-        shards = sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
-        return [found for shard in shards if (found := read_manifest(folder, shard)) is not None]
+        """The manifests of all shards, and parts of phases, that are there: after a kill the first may be missing."""
+        found = []
+        for folder in [self.folder(step), *sorted(self.folder(step).glob("*/"))]:
+            shards = sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
+            found += [read_manifest(folder, shard) for shard in shards]
+        return [manifest for manifest in found if manifest is not None]
+
+    def sizes(self, step: Step) -> list[tuple[int, int]]:
+        """(rows, bytes of its tables) of each shard of a complete step."""
+        if step.verb == "catalogs":
+            slices, paths = self._slices(step) or [], self._paths(step)
+            return [_cut_of(path, *cut) for (path,), cut in zip(paths, slices, strict=True)]
+        manifests = self.manifests(step)
+        if step.verb == "repartition":
+            files = manifests[0].files
+            return [(rows, files[f"{at:05d}.arrow"]) for at, (*_, rows) in enumerate(self.groups(step))]
+        own = [(found.samples, found.files[f"{found.shard:05d}.arrow"]) for found in manifests]
+        if step.verb != "annotate" or step.input is None:
+            return own
+        below = self.sizes(step.input)
+        return [(rows, size + under) for (rows, size), (_, under) in zip(own, below, strict=True)]
 
     def made_by(self, step: Step) -> str:
         """The code that made a step's shards: the plan's lineage, but for what `run.stale=keep` kept."""
@@ -98,16 +128,34 @@ class Steps:
 
     def groups(self, step: Step) -> list[tuple[str, int, int, int]]:
         """A repartition's shards: (group, index, of, rows)."""
-        return [(g, i, n, rows) for g, i, n, rows in self.manifests(step)[0].groups]
+        return self._once(
+            f"groups {self.plan.fingerprint(step)}",
+            lambda: [(g, i, n, rows) for g, i, n, rows in self.manifests(step)[0].groups],
+        )
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made once. Asked for each shard, so that it would cost shards² otherwise."""
+        if name not in self._known:
+            self._known[name] = make()
+        found: T = self._known[name]
+        return found
+
+    def shard_rows(self, step: Step) -> StepRows:
+        """As `rows`, one for all who ask: for the rows of single shards, since all of them would be kept."""
+        return self._once(f"rows {self.plan.fingerprint(step)}", lambda: self.rows(step))
 
     def rows(self, step: Step) -> StepRows:
         """A step's rows: its own tables and, for an annotation, those it stands beside."""
+        paths = self._paths(step)
+        # A repartition gives all its shards the same types.
+        types = read_schema(paths[0][0]) if step.verb == "repartition" and paths else None
         return StepRows(
-            paths=self._paths(step),
+            paths=paths,
             slices=self._slices(step),
             roots=self.roots,
             left=partial(self.outcomes, step),
             catalogs=self.catalogs(step),
+            types=types,
         )
 
     def catalogs(self, step: Step) -> list[dict[str, Any]]:
@@ -200,16 +248,16 @@ def _as_outcomes(listing: Listing) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=OUTCOMES)
 
 
-def write_value(folder: Path, value: Any) -> dict[str, int]:
+def write_value(folder: Path, value: Any, name: str = "value") -> dict[str, int]:
     """The result of a reduce, by its type: Arrow table, text, bytes, else JSON. Returns name → bytes."""
     if isinstance(value, pa.Table):
-        return {"value.arrow": write_table(folder / "value.arrow", value)}
+        return {f"{name}.arrow": write_table(folder / f"{name}.arrow", value)}
     if isinstance(value, bytes):
-        name, data = "value.bin", value
+        name, data = f"{name}.bin", value
     elif isinstance(value, str):
-        name, data = "value.txt", value.encode()
+        name, data = f"{name}.txt", value.encode()
     else:
-        name, data = "value.json", _json(value)
+        name, data = f"{name}.json", _json(value)
     write_bytes(folder / name, data)
     return {name: len(data)}
 
@@ -221,17 +269,24 @@ def _json(value: Any) -> bytes:
         raise StageError(f"a reduce must give a table, text, bytes or JSON: {problem}") from problem
 
 
-def read_value(folder: Path) -> Any:
+def read_value(folder: Path, name: str = "value") -> Any:
     """What `write_value` wrote."""
-    if (folder / "value.arrow").exists():
-        return read_table(folder / "value.arrow")
-    if (folder / "value.json").exists():
-        return json.loads((folder / "value.json").read_bytes())
-    if (folder / "value.txt").exists():
-        return (folder / "value.txt").read_text(encoding="utf-8")
-    if (folder / "value.bin").exists():
-        return (folder / "value.bin").read_bytes()
+    if (folder / f"{name}.arrow").exists():
+        return read_table(folder / f"{name}.arrow")
+    if (folder / f"{name}.json").exists():
+        return json.loads((folder / f"{name}.json").read_bytes())
+    if (folder / f"{name}.txt").exists():
+        return (folder / f"{name}.txt").read_text(encoding="utf-8")
+    if (folder / f"{name}.bin").exists():
+        return (folder / f"{name}.bin").read_bytes()
     raise StoreError(f"{folder} holds no value")
+
+
+def _cut_of(path: Path, offset: int, length: int) -> tuple[int, int]:
+    """Rows of a slice of a table, and its share of the file's bytes."""
+    rows = read_table(path).num_rows
+    there = max(0, min(length, rows - offset))
+    return there, path.stat().st_size * there // max(1, rows)
 
 
 def outcome_counts(outcomes: pa.Table) -> dict[str, dict[str, int]]:

@@ -9,9 +9,7 @@ import functools
 import hashlib
 import os
 import re
-import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, Self
@@ -19,7 +17,8 @@ from typing import Literal, Protocol, Self
 import xxhash
 
 from datakit.blob import Blob
-from datakit.errors import EnvironmentProblem, SampleError, StoreError
+from datakit.disk import confirm, disk, part_of, remember, sync
+from datakit.errors import SampleError, StoreError
 
 Digest = Literal["sha256", "xxh3", "none"]
 
@@ -66,8 +65,9 @@ class TarWriter:
             shard.add("cat/0001", {"jpg": Blob(file, 0, size), "cls": b"7"})
         shard.record    # set by the clean exit
 
-    Bytes go to `<path>.part-<unique>`; a clean exit ends the tar, syncs it and renames it to
-    `path`; an exception removes it. EnvironmentProblem, here and in `add`, if the disk refuses.
+    Bytes go to `<path>.part-<unique>`; a clean exit ends the tar, syncs it, reads it again and renames it to
+    `path`; an exception removes it. EnvironmentProblem, here and in `add`, if the disk refuses, or gives
+    back other bytes than were written.
 
     digest: "sha256" of the shard and xxh3 of each sample, "xxh3" of each sample only, or "none".
     fsync: False for scratch that need not outlive a power cut.
@@ -77,30 +77,32 @@ class TarWriter:
 
     def __init__(self, path: Path, *, digest: Digest = "sha256", fsync: bool = True) -> None:
         self.path = path
-        # The pid tells a later build whether somebody still writes here.
-        self._part = path.with_name(f"{path.name}.part-{os.getpid()}-{uuid.uuid4().hex}")
+        self._part = part_of(path)
         self._file = -1
         self._fsync = fsync
         self._digest = digest
         self._sha256 = hashlib.sha256()  # of the samples taken so far, if the digest is sha256
+        self._xxh3 = xxhash.xxh3_128()  # of the same bytes, to compare with what the disk gives back
         self._records: dict[str, SampleRecord] = {}
         self._end = 0  # bytes of the samples taken so far
         self._buffer = memoryview(bytearray(BUFFER))
 
     def __enter__(self) -> Self:
-        with _disk(self._part):
+        with disk(self._part):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._file = os.open(self._part, flags, 0o666)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._commit()
-        finally:
-            os.close(self._file)
-            self._file = -1  # a late `add` must not reach a file that was given the same number
-            self._part.unlink(missing_ok=True)  # renamed by now, unless something failed
+        with disk(self.path):
+            try:
+                if kind is None:
+                    self._commit()
+            finally:
+                try:
+                    self._close()
+                finally:
+                    self._part.unlink(missing_ok=True)  # renamed by now, unless something failed
 
     def add(self, key: str, fields: Mapping[str, bytes | memoryview | Blob]) -> SampleRecord:
         """Append one sample, a member `key.extension` for each field in the order given.
@@ -113,31 +115,36 @@ class TarWriter:
         names = member_names(key, fields)
         if key in self._records:
             raise StoreError(f"{self.path} has a sample {key!r} already")
-        xxh3, sha256 = xxhash.xxh3_128(), self._sha256.copy()
-        hashes: list[_Hash] = [] if self._digest == "none" else [xxh3]
+        xxh3, whole, sha256 = xxhash.xxh3_128(), self._xxh3.copy(), self._sha256.copy()
+        hashes: list[_Hash] = [whole] if self._digest == "none" else [whole, xxh3]
         if self._digest == "sha256":
             hashes.append(sha256)
         draft = _Draft(self._write, self._end, self._buffer, hashes)
         for name, value in zip(names, fields.values(), strict=True):
             draft.member(name, value)
         draft.flush()
-        digest = xxh3.hexdigest() if hashes else ""
+        digest = "" if self._digest == "none" else xxh3.hexdigest()
         record = SampleRecord(key, self._end, draft.end - self._end, digest)
         # Only now is the sample in. What a failed one wrote lies past the end: overwritten or cut.
-        self._records[key], self._end, self._sha256 = record, draft.end, sha256
+        self._records[key], self._end = record, draft.end
+        self._sha256, self._xxh3 = sha256, whole
         return record
 
     def _commit(self) -> None:
         self._write(memoryview(END), self._end)
         self._sha256.update(END)
+        self._xxh3.update(END)
         size = self._end + len(END)
-        with _disk(self.path):
-            os.ftruncate(self._file, size)
-            if self._fsync:
-                os.fsync(self._file)
-            self._part.rename(self.path)
-            if self._fsync:
-                _sync_directory(self.path.parent)
+        os.ftruncate(self._file, size)
+        if self._fsync:
+            os.fsync(self._file)
+        self._close()
+        digest = self._xxh3.hexdigest()
+        confirm(self._part, digest)
+        self._part.rename(self.path)
+        if self._fsync:
+            sync(self.path.parent)
+        remember(self.path, digest)
         self.record = ShardRecord(
             samples=len(self._records),
             bytes=size,
@@ -145,8 +152,14 @@ class TarWriter:
             records=list(self._records.values()),
         )
 
+    def _close(self) -> None:
+        # Forgotten first: a late `add` must not reach a file that was given the same number.
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
     def _write(self, data: memoryview, offset: int) -> None:
-        with _disk(self._part):
+        with disk(self.path):
             while data:
                 count = os.pwrite(self._file, data, offset)
                 data, offset = data[count:], offset + count
@@ -270,19 +283,3 @@ def header(name: bytes, size: int) -> bytes:
 def _flat(value: bytes | memoryview) -> memoryview:
     view = memoryview(value)
     return view if view.format == "B" and view.ndim == 1 else memoryview(view.tobytes())
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror}") from error

@@ -33,6 +33,13 @@ _REGULAR = {b"0", b"\0", b"7"}
 _SKIPPED = {b"1": "hard link", b"2": "symlink", b"5": "directory"}
 _SKIPPED |= dict.fromkeys((b"3", b"4", b"6"), "device")
 _EXTENDED = {b"x", b"g", b"L", b"K"}  # PAX for one member, for all; GNU long name, long link target
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _PAX_LENGTH = re.compile(rb"([1-9][0-9]{0,5}) ")
 _PAX_SIZE = re.compile(rb"[0-9]{1,19}")
@@ -254,7 +261,9 @@ def _header(tar: _Tar, offset: int) -> tuple[bytes, bytes, int] | None:
         return None
     checksum = sum(block) - sum(block[148:156]) + 8 * ord(" ")
     if _number(block[148:156]) != checksum:
-        raise tar.error(offset, "no tar header, or a damaged one")
+        packed = next((name for start, name in _PACKED.items() if not offset and block.startswith(start)), "")
+        what = f"{packed}, not a tar: unpack it first" if packed else "no tar header, or a damaged one"
+        raise tar.error(offset, what)
     size = _number(block[124:136])
     if size is None:
         raise tar.error(offset, "a size that is no number")

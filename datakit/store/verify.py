@@ -18,6 +18,8 @@ from datakit.store.layout import MANIFEST, File
 from datakit.store.metadata import KEY, read_metadata
 from datakit.store.owned import OURS
 from datakit.store.verify_shard import Problem, compare_shard
+from datakit.store.verify_sidecars import compare_sidecars, sidecars_in
+from datakit.store.verify_texts import compare_offsets, compare_texts
 from datakit.store.wids import wids_index
 
 CHUNK = 1 << 20  # bytes
@@ -55,15 +57,17 @@ class VerifyReport:
         return "\n".join([head, *lines, *([f"… and {more} more"] if more else []), end])
 
 
-def verify(root: str | Path, *, deep: bool = False) -> VerifyReport:
+def verify(root: str | Path, *, deep: bool = False, sidecars: Sequence[str | Path] = ()) -> VerifyReport:
     """Compare a store with its manifest: every file's bytes and sha256, every count, no file missing or unlisted.
 
     deep: also every tar member, the digest of every sample, every image decoded; tar, metadata, Arrow and layout
-    against each other; keys unique, and known where a list names them. Problems are returned, never raised.
+    against each other; keys unique, and known where a list names them; what the card, Croissant and Arrow's JSON say
+    of files, counts and types; energon's indices beside shards; sidecars, those in the tree that name their store
+    and those given. Problems are returned, never raised.
 
     A value that was changed and then given new digests is found where a second place holds it. There is none
     for the columns of a list but the key, for columns that are in the metadata alone (no Arrow files, no member
-    of the tar), nor for README, LICENSE, croissant.json, the JSON beside Arrow files and extra files.
+    of the tar), nor for texts for people, LICENSE and extra files.
     """
     folder = Path(root)
     try:
@@ -79,6 +83,10 @@ def verify(root: str | Path, *, deep: bool = False) -> VerifyReport:
         for entry in contents.entries:
             problems += compare_shard(folder, entry, contents.layout, bad)
         problems += _keys(folder, contents, bad, keys)
+        problems += compare_texts(folder, contents, bad)
+        problems += compare_offsets(folder, contents, bad)
+        given = dict.fromkeys([*sidecars_in(folder, contents), *map(Path, sidecars)])
+        problems += compare_sidecars(folder, contents, keys, given)
     return VerifyReport(
         root=str(root),
         deep=deep,

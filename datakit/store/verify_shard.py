@@ -37,7 +37,11 @@ _UNFIT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One difference. `reason`: manifest, missing, size, digest, unlisted, unfinished, count, order, sample, image."""
+    """One difference.
+
+    `reason`: manifest, missing, size, digest, unlisted, unfinished, count, order, sample, image, or pairing: a file
+    that is of another store.
+    """
 
     file: str
     reason: str

@@ -131,15 +131,44 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.3])  # seconds of the second worker's life
-def test_ctrl_c_ends_with_130_without_a_word_and_leaves_no_worker(tmp_path: Path, after: float) -> None:
+def test_ctrl_c_ends_with_130_and_one_line_and_leaves_no_worker(tmp_path: Path, after: float) -> None:
     """As a terminal does it: the build and its workers all get the signal."""
     with started(tmp_path / "out", "samples=2000", "run.workers=2") as process:
         workers = workers_of(process, 2)
         time.sleep(after)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=15) == 130
-        assert (tmp_path / "stderr").read_text().strip() == ""
+        said = (tmp_path / "stderr").read_text().strip()
+        assert said == "datakit: stopped; the same command goes on from here"
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_workers_that_do_not_listen(tmp_path: Path) -> None:
+    with started(tmp_path / "out", "samples=2000", "run.workers=2") as process:
+        workers = workers_of(process, 2)
+        while len(list((tmp_path / "out" / ".datakit" / "steps").glob("*/*.tar.part-*"))) < 2:
+            time.sleep(0.02)  # both are at work
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        while not all(state(pid) == "T" for pid in workers):
+            time.sleep(0.01)  # a SIGTERM that comes before they stop is heard
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None  # asking them to leave
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=1.5) == -signal.SIGINT
+        deadline = time.monotonic() + 2
+        while any(state(pid) not in "ZX" for pid in workers):
+            assert time.monotonic() < deadline, "a worker outlived its parent"
+            time.sleep(0.02)
+
+
+def state(pid: int) -> str:
+    """As /proc has it; X for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def test_too_many_broken_samples_stop_the_build_and_name_them(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import datakit
 from datakit.errors import ConfigError, FailureLimit
 from datakit.run.build import Build
+from datakit.run.locks import sharing
 
 TOY = Path(__file__).parent.parent / "toy_recipe.py"
 BEFORE, AFTER = "mean >= darkest", "mean < darkest"  # the same version, other code
@@ -223,3 +224,37 @@ def test_the_tree_names_the_words_that_were_asked_for_last(tmp_path: Path) -> No
     assert build(recipe, out, unused=2).fresh
     assert "unused: 2" in (out / "recipe.yaml").read_text()
     assert not build(recipe, out, unused=2).fresh
+
+
+@pytest.mark.parametrize("what", ["*.arrow", "*.tar", "value.*", "00000.json"])
+def test_steps_that_were_damaged_on_disk_are_made_again(tmp_path: Path, what: str) -> None:
+    out = tmp_path / "out"
+    build(TOY, out)
+    steps = out / ".datakit" / "steps"
+    wanted = {path: path.read_bytes() for path in steps.rglob("*") if path.is_file()}
+    found = sorted(steps.glob(f"*/{what}"))
+    assert found
+    for path in found:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    (out / "manifest.json").unlink()
+    build(TOY, out)
+    now = {path: path.read_bytes() for path in steps.rglob("*") if path.is_file()}
+    assert now.keys() == wanted.keys()
+    assert [path for path in wanted if path.suffix != ".json" and now[path] != wanted[path]] == []
+
+
+def test_redo_does_not_delete_under_another_build_of_the_same_cache(
+    changed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe, _ = changed
+    cache = tmp_path / "cache"
+    words = [f"run.cache={cache}", "darkest=100"]
+    recipe.write_text(TOY.read_text())
+    assert command(recipe, tmp_path / "first", *words).returncode == 0
+    recipe.write_text(TOY.read_text().replace(BEFORE, AFTER))
+    with sharing(cache):
+        refused = command(recipe, tmp_path / "second", *words, "run.stale=redo")
+    assert refused.returncode == 5 and "another build uses the cache" in refused.stderr
+    assert command(recipe, tmp_path / "second", *words, "run.stale=redo").returncode == 0

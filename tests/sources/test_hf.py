@@ -17,6 +17,7 @@ from PIL import Image as pil
 
 from datakit.blob import Blob
 from datakit.errors import CatalogError, SampleError
+from datakit.sources import hf_files
 from datakit.sources.hf import scan
 from datakit.sources.hf_files import HubFiles
 
@@ -266,3 +267,19 @@ def test_classes_may_be_blank_or_floats(tmp_path: Path, read: Read) -> None:
     assert [entry.fields.get("class_name") for entry in entries.values()] == ["ant", None, None]
     entries, _ = read(scan(plain(tmp_path / "float", [3.0, None]), label="label"))
     assert [entry.fields.get("class_name") for entry in entries.values()] == ["3", None]
+
+
+def test_a_zip_bomb_and_a_zip_within_a_zip_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf_files, "MAX_ENCODED", 1000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("bomb.png", bytes(1001))
+        file.writestr("fits.png", bytes(1000))
+    files = hf_files.LocalFiles(tmp_path.resolve())
+    place = f"{tmp_path.resolve()}/a.zip"
+    assert files.find(f"zip://fits.png::{place}") == bytes(1000)
+    with pytest.raises(SampleError, match="too_large"):
+        files.find(f"zip://bomb.png::{place}")
+    with pytest.raises(SampleError, match="a zip within a zip"):
+        files.find(f"zip://a.png::zip://inner.zip::{place}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ import pytest
 from datakit import catalog
 from datakit.errors import CatalogError
 from datakit.sources import aircraft, butterfly, cars, cub, grocery, imagenet, nabirds
+from datakit.sources.lists import read_mat
 
 Put, Read = Callable[..., Path], Callable[..., Any]
 Files = dict[str, str | bytes]
@@ -422,3 +424,12 @@ def test_images_without_a_known_class_are_reported(
 def test_an_id_that_comes_twice_stops(put: Put) -> None:
     with pytest.raises(CatalogError, match=r"images\.txt: line 2 has the id 1 again"):
         list(cub.scan(put(CUB | {"images.txt": "1 a\n1 b\n"})))
+
+
+def test_a_matlab_file_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    path, packer = tmp_path / "a.mat", zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(65)) + packer.flush()
+    head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM" + (15).to_bytes(4, "little")
+    path.write_bytes(head + len(packed).to_bytes(4, "little") + packed)
+    with pytest.raises(CatalogError, match="unpacks to more than"):
+        read_mat(path)

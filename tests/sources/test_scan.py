@@ -224,3 +224,15 @@ def test_a_folder_of_a_hundred_thousand_files_is_listed_in_bounded_time(tmp_path
 def test_a_pool_nobody_knows_is_refused(toy_folder: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match=re.escape("pool near is none of main, far, coarse, outliers")):
         listed(toy_folder(images=1), tmp_path / "a", "[pools.near]\n")
+
+
+@pytest.mark.parametrize("name", ["con", "nul", "com1", "-rf"])
+def test_no_key_is_a_device_or_an_option_of_a_shell(name: str) -> None:
+    assert KEY.fullmatch(key_of(name)) and key_of(name) != name and key_of(name)[0] != "-"
+
+
+@pytest.mark.parametrize("reader", ["..config", "os; import os", "entry", "records", "os"])
+def test_a_reader_is_one_of_ours_by_its_plain_name(reader: str, tmp_path: Path) -> None:
+    (tmp_path / "toy.toml").write_text(TOML.replace('"imagefolder"', f'"{reader}"'))
+    with pytest.raises(CatalogError, match="reader"):
+        scan(CatalogUse(name=str(tmp_path / "toy.toml"), source=str(tmp_path)), tmp_path / "listings")

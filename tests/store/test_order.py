@@ -86,6 +86,23 @@ def test_a_billion_samples_cost_no_list() -> None:
     assert len(set(window.at(np.arange(500_000_000, 500_001_000)).tolist())) == 1000
 
 
+@given(SIZES, st.sampled_from(["none", "window"]), st.integers(1, 4), st.data())
+def test_the_shards_that_come_next_are_told(
+    sizes: list[int], shuffle: str, window: int, data: st.DataObject
+) -> None:
+    order = Order(sizes, shuffle, window=window, seed=1)  # type: ignore[arg-type]
+    if not len(order):
+        return
+    shard_of = np.repeat(np.arange(len(sizes)), sizes)
+    position = data.draw(st.integers(0, len(order) - 1))
+    ahead = order.shards_from(position)
+    assert shard_of[order.at(np.array([position]))[0]] in ahead and len(ahead) <= 2 * window
+    # Those of the next window's worth of shards are among them, as far as there are any.
+    coming = list(dict.fromkeys(shard_of[order.at(np.arange(position, len(order)))].tolist()))
+    assert set(coming[: 1 if shuffle == "window" else window]) <= set(ahead)
+    assert not Order(sizes, "full").shards_from(position)
+
+
 def test_a_window_of_no_shard_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         Order([1], "window", window=0)

@@ -128,10 +128,19 @@ def test_a_changed_bit_is_found_in_the_sample_that_holds_it(copy: Path) -> None:
 def test_a_missing_shard_is_named(copy: Path) -> None:
     (copy / "data" / "test-00000-of-00001.tar").unlink()
     with pytest.raises(StoreError, match=r"test-00000-of-00001\.tar is missing"):
-        open_store(copy)["test"].keys  # noqa: B018
+        open_store(copy)["test"][0]
     (copy / "metadata" / "near_ood-00000-of-00002.parquet").write_bytes(b"PAR1")
-    with pytest.raises(StoreError, match=r"near_ood-00000-of-00002\.parquet is not readable"):
+    with pytest.raises(StoreError, match=r"near_ood-00000-of-00002\.parquet is not the one written"):
         open_store(copy)["near_ood"].keys  # noqa: B018
+
+
+def test_metadata_that_changed_places_are_not_read_as_a_table(copy: Path) -> None:
+    one, other = (copy / "metadata" / f"train-0000{number}-of-00003.parquet" for number in (0, 1))
+    ours, theirs = one.read_bytes(), other.read_bytes()
+    one.write_bytes(theirs)
+    other.write_bytes(ours)
+    with pytest.raises(StoreError, match="is not the one written: its sha256 differs"):
+        open_store(copy)["train"].table(["label"])
 
 
 def test_any_change_of_the_manifest_is_refused(copy: Path) -> None:

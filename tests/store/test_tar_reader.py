@@ -265,3 +265,10 @@ def test_keys_end_at_the_first_dot_of_the_basename(name: str, key: str, extensio
     assert member.key == key
     if key:
         assert member.extension == extension
+
+
+def test_a_packed_tar_is_told_what_it_is(tmp_path: Path) -> None:
+    for start, said in ((b"\x1f\x8b\x08", "gzip"), (b"PK\x03\x04", "a zip"), (b"\x28\xb5\x2f\xfd", "zstd")):
+        (tmp_path / "a.tar").write_bytes(start + bytes(range(256)) * 40)
+        with pytest.raises(StoreError, match=f"{said}, not a tar: unpack it first"):
+            list(iter_members(tmp_path / "a.tar"))

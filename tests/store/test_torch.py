@@ -95,3 +95,19 @@ def test_a_dataset_by_number_and_a_stream_feed_a_loader_of_ones_own(store: Store
     stream = store["train"].torch_dataset(stream=True, transform=pair, shuffle=True)
     found = [key for names, _ in DataLoader(stream, batch_size=6, num_workers=2) for key in names]
     assert Counter(found) == Counter(store["train"].keys)
+
+
+def test_what_a_transform_makes_is_collated_as_torch_does(store: Store) -> None:
+    def to_pair(sample: dict[str, Any]) -> tuple[Any, int]:
+        return torch.zeros(3, 4) + sample["label"], sample["label"]
+
+    def to_dict(sample: dict[str, Any]) -> dict[str, Any]:
+        return {"x": torch.full((2,), float(sample["label"])), "key": sample["__key__"]}
+
+    for workers in (0, 2):
+        pictures, labels = next(iter(store.torch(5, workers=workers, transform=to_pair)))
+        assert pictures.shape == (5, 3, 4) and torch.equal(pictures[:, 0, 0], labels.float())
+        batch = next(iter(store.torch(5, workers=workers, transform=to_dict)))
+        assert batch["x"].shape == (5, 2) and batch["key"] == store["train"].keys[:5]
+    counted = store.torch(5, collate=len)
+    assert list(counted) == [5, 5, 5, 5]

@@ -17,17 +17,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
-from datakit.errors import StoreError
+from datakit.cli import cli
+from datakit.errors import ConfigError, StoreError
 from datakit.image import Image
 from datakit.store.contents import canonical
 from datakit.store.layout import Layout, ShardPlan, StoreInfo
 from datakit.store.metadata import LOCATION, published_rows, to_parquet, with_location
 from datakit.store.reader import open_store
+from datakit.store.sidecar import write_sidecar
 from datakit.store.tar import TarWriter
 from datakit.store.tar_reader import iter_samples
 from datakit.store.tree import finish_tree, write_shard
 from datakit.store.verify import verify
+from datakit.store.verify_shard import Problem
 
 TAR = "data/train-00001-of-00003.tar"
 ROWS = "metadata/train-00001-of-00003.parquet"
@@ -59,8 +63,13 @@ def reseal(root: Path, change: Callable[[dict[str, Any]], Any] = lambda manifest
     (root / "manifest.json").write_bytes(canonical(sealed))
 
 
+def problems(root: Path, deep: bool = True) -> list[Problem]:
+    """But for what other tools are told of a shard, its digest for one, which no longer fits once it changed."""
+    return [problem for problem in verify(root, deep=deep).problems if problem.reason != "pairing"]
+
+
 def found(root: Path, deep: bool = False) -> set[tuple[str, str]]:
-    return {(problem.file, problem.reason) for problem in verify(root, deep=deep).problems}
+    return {(problem.file, problem.reason) for problem in problems(root, deep)}
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -115,7 +124,6 @@ def test_missing_and_unlisted_files(copy: Path) -> None:
     (copy / "LICENSE").unlink()
     shutil.copy(copy / TAR, copy / "data" / "train-00003-of-00003.tar")
     (copy / "data" / "train-00001-of-00003.tar.part-77").write_bytes(b"")
-    (copy / "data" / "train-00001-of-00003.tar.idx").write_bytes(b"energon's own, no part of the store")
     (copy / ".huggingface.yaml").write_bytes(b"configs: []")
     (copy / ".datakit").mkdir(exist_ok=True)
     (copy / ".datakit" / "x.tar").write_bytes(b"")
@@ -224,9 +232,9 @@ def test_a_sample_that_is_not_what_the_metadata_says(
 ) -> None:
     rewrite_tar(copy, lambda number, fields: {**fields, member: value} if number == 3 else fields)
     reseal(copy)
-    problems = verify(copy, deep=True).problems
-    assert (TAR, reason, "bird-0010") in {(p.file, p.reason, p.key) for p in problems}
-    assert {p.key for p in problems} == {"bird-0010"}
+    said = problems(copy)
+    assert (TAR, reason, "bird-0010") in {(p.file, p.reason, p.key) for p in said}
+    assert {p.key for p in said} == {"bird-0010"}
 
 
 @pytest.mark.parametrize(
@@ -249,7 +257,7 @@ def test_a_member_that_reads_alike_in_other_bytes(copy: Path, member: str, old: 
 
     rewrite_tar(copy, change)
     reseal(copy)
-    (problem,) = verify(copy, deep=True).problems
+    (problem,) = problems(copy)
     assert (problem.file, problem.reason) == (TAR, "sample")
     assert problem.key == f"bird-{7 + changed[0]:04d}"
     assert problem.detail.startswith(f"{member} ")
@@ -291,9 +299,9 @@ def test_a_place_in_the_metadata_that_is_not_the_samples(copy: Path, name: str) 
         lambda rows: with_values(rows, name, lambda values: [*values[:-1], other.get(name, values[0])]),
     )
     reseal(copy)
-    problems = verify(copy, deep=True).problems
-    assert (TAR, "sample", "bird-0013") in {(p.file, p.reason, p.key) for p in problems}
-    assert {p.key for p in problems} == {"bird-0013"}
+    said = problems(copy)
+    assert (TAR, "sample", "bird-0013") in {(p.file, p.reason, p.key) for p in said}
+    assert {p.key for p in said} == {"bird-0013"}
 
 
 @pytest.mark.parametrize("name", ["key", "label", "tier", "mean_rgb", "boxes", "image"])
@@ -305,8 +313,8 @@ def test_an_arrow_value_that_is_not_the_metadatas(copy: Path, name: str) -> None
         ),
     )
     reseal(copy)
-    problems = verify(copy, deep=True).problems
-    assert {(p.file, p.key) for p in problems} == {(ARROW, "bird-0007")}
+    said = problems(copy)
+    assert {(p.file, p.key) for p in said} == {(ARROW, "bird-0007")}
 
 
 @pytest.mark.parametrize("part", ["bytes", "path"])
@@ -316,9 +324,9 @@ def test_an_arrow_image_that_is_not_the_tars(copy: Path, part: str) -> None:
 
     rewrite_arrow(copy, lambda table: with_values(table, "image", change))
     reseal(copy)
-    problems = verify(copy, deep=True).problems
-    assert [(p.file, p.key) for p in problems] == [(ARROW, "bird-0007")]
-    assert problems[0].detail.startswith("image ")
+    said = problems(copy)
+    assert [(p.file, p.key) for p in said] == [(ARROW, "bird-0007")]
+    assert said[0].detail.startswith("image ")
 
 
 def test_a_struct_without_fields_is_published_as_null(
@@ -373,7 +381,7 @@ def test_a_list_without_splits(copy: Path) -> None:
     path = copy / "lists" / "seed1.parquet"
     path.write_bytes(to_parquet(pq.read_table(path).drop_columns("split")))
     reseal(copy)
-    (problem,) = verify(copy, deep=True).problems
+    (problem,) = problems(copy)
     assert (problem.file, problem.reason) == ("lists/seed1.parquet", "count")
     assert "no column split" in problem.detail
 
@@ -381,7 +389,7 @@ def test_a_list_without_splits(copy: Path) -> None:
 def test_a_column_of_the_metadata_alone_that_the_arrow_file_has_otherwise(copy: Path) -> None:
     rewrite_rows(copy, lambda rows: with_values(rows, "tier", lambda values: ["far", *values[1:]]))
     reseal(copy)
-    assert {(p.file, p.key) for p in verify(copy, deep=True).problems} == {(ARROW, "bird-0007")}
+    assert {(p.file, p.key) for p in problems(copy)} == {(ARROW, "bird-0007")}
 
 
 def test_a_score_that_is_no_number_is_equal_to_itself(
@@ -503,15 +511,15 @@ def test_a_key_that_comes_twice(copy: Path) -> None:
     table = pq.read_table(path)
     path.write_bytes(to_parquet(pa.concat_tables([table, table.slice(31)]).combine_chunks()))
     reseal(copy)
-    assert [(p.file, p.reason, p.key) for p in verify(copy, deep=True).problems] == [
+    assert [(p.file, p.reason, p.key) for p in problems(copy)] == [
         ("lists/seed1.parquet", "count", "bird-0000")
     ]
     for name in (TAR, ROWS, ARROW):
         shutil.copy(copy / name.replace("00001", "00000"), copy / name)
     reseal(copy)
-    problems = verify(copy, deep=True).problems
+    said = problems(copy)
     assert {f"bird-{number:04d}" for number in range(7)} == {
-        p.key for p in problems if p.file == ROWS and "there before" in p.detail
+        p.key for p in said if p.file == ROWS and "there before" in p.detail
     }
 
 
@@ -619,3 +627,134 @@ def test_text_stays_short_however_many_problems(copy: Path) -> None:
     assert len(report.problems) == 80
     assert "… and 30 more" in report.text()
     assert len(report.text().splitlines()) == 53
+
+
+OTHERS = {
+    "README.md": "configs and dataset_info",
+    "croissant.json": "distribution and recordSet",
+    "arrow/train/state.json": "_data_files and _fingerprint",
+    "arrow/train/dataset_info.json": "features",
+    "arrow/dataset_dict.json": "splits",
+}
+
+
+def pairing(root: Path) -> set[tuple[str, str]]:
+    return {(problem.file, problem.reason) for problem in verify(root, deep=True).problems}
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory, toys: list[Any], toy_info: StoreInfo) -> Path:
+    """A store of the same name with two samples less, one class name changed and no column `tier`."""
+    root, layout = (
+        tmp_path_factory.mktemp("other") / "s",
+        Layout(label="label", class_names=("no", "yes", "?")),
+    )
+    rows, plan = toys[0].rows.drop_columns("tier").slice(0, 5), ShardPlan(split="train", index=0, of=1)
+    entry = write_shard(root, plan, rows, toys[0].images[:5], layout=layout)
+    finish_tree(root, entries=[entry], layout=layout, info=toy_info)
+    return root
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_other_tools_are_told_is_of_this_store(copy: Path, other: Path, name: str) -> None:
+    shutil.copy(other / name, copy / name)
+    reseal(copy)
+    assert verify(copy).ok
+    (problem,) = verify(copy, deep=True).problems
+    assert (problem.file, problem.reason) == (name, "pairing")
+    assert problem.detail == f"its {OTHERS[name]} are not this store's"
+    for data in (b"", b"\xff", b"[" * 100_000, b"[]"):
+        (copy / name).write_bytes(data)
+        reseal(copy)
+        assert pairing(copy) == {(name, "pairing")}
+
+
+def test_texts_for_people_may_change(copy: Path) -> None:
+    path = copy / "README.md"
+    path.write_text(
+        path.read_text().replace("pretty_name: Toy birds", "pretty_name: Birds, as toys") + "\nMore.\n"
+    )
+    reseal(copy)
+    assert verify(copy, deep=True).ok
+
+
+def test_an_index_of_energon_may_be_there_and_may_not_lie(copy: Path) -> None:
+    records = [record for record, _ in iter_samples(copy / TAR)]
+    offsets = [*(record.offset for record in records), records[-1].offset + records[-1].size]
+    index = copy / f"{TAR}.idx"
+    index.write_bytes(np.array(offsets, "<u8").tobytes())
+    assert verify(copy, deep=True).ok
+    for wrong in (offsets[:-1], [*offsets[:3], 0, *offsets[4:]], [number + 512 for number in offsets]):
+        index.write_bytes(np.array(wrong, "<u8").tobytes())
+        assert verify(copy).ok
+        assert pairing(copy) == {(f"{TAR}.idx", "pairing")}
+
+
+def with_sidecar(root: Path, path: Path, keys: list[str] | None = None) -> None:
+    """A sidecar that names the store at `root`."""
+    store = open_store(root)
+    keys = [key for split in store.splits for key in store[split].keys] if keys is None else keys
+    write_sidecar(path, pa.table({"key": keys, "vector": list(range(len(keys)))}), store)
+
+
+def test_sidecars_in_the_tree_and_elsewhere(copy: Path, other: Path, tmp_path: Path) -> None:
+    inside, outside = copy / "embeddings" / "clip.arrow", tmp_path / "clip.arrow"
+    (copy / "mine.parquet").write_bytes(b"no parquet, and nobody's")
+    for path in (inside, outside):
+        with_sidecar(copy, path)
+    assert verify(copy, deep=True, sidecars=[outside]).ok
+    with_sidecar(other, inside)
+    with_sidecar(other, outside)
+    problems = verify(copy, deep=True, sidecars=[outside]).problems
+    assert [(problem.file, problem.reason) for problem in problems] == [
+        ("embeddings/clip.arrow", "pairing"), (str(outside), "pairing"),
+    ]  # fmt: skip
+    assert all("belongs to another store" in problem.detail for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "key"),
+    [
+        (lambda keys: keys[1:], "1 of 32 samples have no row", "bird-0000"),
+        (lambda keys: [*keys, "bird-x"], "1 of its rows are of no sample", "bird-x"),
+        (lambda keys: [*keys, keys[0]], "names a key twice", ""),
+    ],
+)
+def test_a_sidecar_with_other_rows_than_the_store(
+    copy: Path, change: Callable[[list[str]], list[str]], said: str, key: str
+) -> None:
+    store = open_store(copy)
+    with_sidecar(
+        copy, copy / "clip.arrow", change([key for split in store.splits for key in store[split].keys])
+    )
+    (problem,) = verify(copy, deep=True).problems
+    assert (problem.file, problem.reason, problem.key) == ("clip.arrow", "pairing", key)
+    assert said in problem.detail
+    shutil.copy(copy / "LICENSE", copy / "clip.arrow")
+    (problem,) = verify(copy, deep=True, sidecars=[copy / "clip.arrow"]).problems
+    assert "no readable sidecar" in problem.detail
+
+
+def test_a_list_of_another_build_is_not_read(copy: Path) -> None:
+    path = copy / "lists" / "seed1.parquet"
+    table = pq.read_table(path)
+    path.write_bytes(to_parquet(with_values(table, "label", lambda labels: [*labels[1:], labels[0]])))
+    with pytest.raises(StoreError, match=r"lists/seed1\.parquet is not the one written"):
+        _ = open_store(copy).select("seed1").splits
+
+
+def test_the_verb_names_shard_and_key_and_exits_3(copy: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    assert run(cli, ["verify", str(copy), "--deep"]).exit_code == 0
+    rewrite_tar(copy, lambda number, fields: {**fields, "txt": b"x"} if number == 3 else fields)
+    reseal(copy)
+    done = run(cli, ["verify", str(copy), "--deep"])
+    assert isinstance(done.exception, StoreError) and done.exception.exit_code == 3
+    assert f"{TAR} [bird-0010]: sample: txt not as the metadata make it" in done.output
+    value = json.loads(run(cli, ["verify", str(copy), "--deep", "--json"]).output)
+    assert (TAR, "bird-0010") in {(problem["file"], problem["key"]) for problem in value["problems"]}
+    asked = run(cli, ["verify", str(copy), "--sidecar", "x.arrow"]).exception
+    assert isinstance(asked, ConfigError) and "give both" in str(asked)
+    with_sidecar(copy, tmp_path / "x.arrow", ["bird-0000"])
+    done = run(cli, ["verify", str(copy), "--deep", "--sidecar", str(tmp_path / "x.arrow")])
+    assert f"{tmp_path / 'x.arrow'} [bird-0001]: pairing: 31 of 32 samples have no row" in done.output

@@ -1,0 +1,372 @@
+"""Jobs on Dask: a cluster of our own on this machine, or the workers of a scheduler that somebody runs.
+
+What goes to a worker is text (`remote.py`), so results are those of the local pool, byte for byte. A job whose worker
+died or fell silent is given to another by Dask's scheduler, as often as the local pool would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from multiprocessing import active_children, resource_tracker
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import dask
+from distributed import Client, Future, LocalCluster, get_worker
+from distributed.scheduler import KilledWorker
+
+from datakit.config import RunOptions
+from datakit.errors import EnvironmentProblem
+from datakit.manifest import Manifest, remove_orphans
+from datakit.run import remote
+from datakit.run.child import NOTHING
+from datakit.run.pool import LEAVE, TRIES, _no_interrupt, _no_main
+from datakit.run.progress import Sink
+from datakit.run.worker import Job
+
+TOPIC = "datakit-progress"  # one for all builds: a scheduler keeps what was said under each
+CONNECT = 8.0  # seconds to reach a scheduler
+LOOK = 1.0  # seconds between looks at the cluster while nothing is heard
+NO_WORKERS = 60.0  # seconds without one worker before a build gives up
+CHECK = 30.0  # seconds for every worker to say whether it can take part; one that is busy says it with its first job
+LOGGERS = ("distributed", "tornado", "asyncio", "bokeh")
+
+
+def run_words(text: str) -> str:
+    """What a Dask worker runs."""
+    worker = get_worker()
+    return remote.answer(text, lambda said: worker.log_event(TOPIC, said))
+
+
+@dataclass
+class _Running:
+    """A job in the cluster, and what was said of its samples by the run of it that spoke last."""
+
+    job: Job
+    future: Future[str]
+    told: Counter[str] = field(default_factory=lambda: Counter(NOTHING))
+    runs: list[str] = field(default_factory=list)
+
+
+class DaskPool:
+    """Jobs in a cluster; everything that its threads have to say comes through `said`, to be told by ours."""
+
+    def __init__(self, client: Client, sink: Sink, said: SimpleQueue[Any], *, most: int, where: str) -> None:
+        """most: jobs at once, 0 for as many as there are workers.  where: the scheduler, empty if it is ours."""
+        self.client, self.sink, self.said, self.most, self.where = client, sink, said, most, where
+        self.jobs: dict[str, _Running] = {}
+        self.terms = remote.terms_of(uuid.uuid4().hex, ())
+        self.probes: list[Path] = []
+        self.workers = len(self._found())
+        self.looked = self.peopled = time.monotonic()
+        client.subscribe_topic(TOPIC, lambda event: said.put(("told", event[1])))
+
+    @property
+    def running(self) -> Collection[str]:
+        return self.jobs.keys()
+
+    @property
+    def free(self) -> bool:
+        return len(self.jobs) < max(1, min(self.workers, self.most or self.workers))
+
+    def submit(self, job: Job) -> None:
+        if not self.terms.probes:
+            self._show(job)
+        key = f"{job.kind}-{job.step}-{job.shard}-{uuid.uuid4().hex[:8]}"
+        future = self.client.submit(
+            run_words, remote.asked(key, self.terms, self._there(job)), key=key, pure=False
+        )
+        self.jobs[key] = _Running(job, future)
+        future.add_done_callback(lambda future: self.said.put(("done", key)))
+
+    def _there(self, job: Job) -> Job:
+        """A recipe's file by its whole path: other workers were not started in this folder."""
+        if self.where and job.recipe.endswith(".py"):
+            return replace(job, recipe=str(Path(job.recipe).absolute()))
+        return job
+
+    def _show(self, job: Job) -> None:
+        """Write a file where shards will be, for every worker to read. Raises EnvironmentProblem if one cannot."""
+        # Named as what a kill leaves, so that the next build removes it.
+        name = f"dask.part-{os.getpid()}-{self.terms.build}"
+        folders = [Path(job.root) / "steps", *([Path(job.out) / ".datakit"] if job.out else [])]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.probes.append(folder / name)
+            self.probes[-1].write_text(self.terms.build)
+        self.terms = replace(self.terms, probes=tuple(map(str, self.probes)))
+        if self.where:
+            self._ask_all(json.dumps(vars(self.terms)))
+
+    def _ask_all(self, text: str) -> None:
+        futures = [
+            self.client.submit(remote.check, text, workers=[worker], pure=False) for worker in self._found()
+        ]
+        until = time.monotonic() + CHECK
+        for future in futures:
+            with contextlib.suppress(TimeoutError):
+                if problem := future.exception(timeout=max(0.01, until - time.monotonic())):
+                    raise EnvironmentProblem(
+                        f"the workers of {self.where} cannot run datakit ({problem}); install it there, with the "
+                        "extras that the recipe needs"
+                    )
+                if why := future.result():
+                    raise EnvironmentProblem(why)
+
+    def wait(self) -> list[tuple[Job, Manifest]]:
+        """The jobs that ended, at least one. Raises what a job raised."""
+        results: list[tuple[Job, Manifest]] = []
+        while not results:
+            try:
+                kind, said = self.said.get(timeout=LOOK)
+            except Empty:
+                kind, said = "", None
+            if kind == "done" and said in self.jobs:
+                results.append(self._end(said))
+            elif kind == "told" and said["key"] in self.jobs:
+                self._tell(self.jobs[said["key"]], said["run"], said["counts"])
+            elif kind == "log":
+                self.sink.event("log", text=said)
+            if time.monotonic() - self.looked >= LOOK:
+                self._look()
+        return results
+
+    def _tell(self, running: _Running, run: str, counts: dict[str, int]) -> None:
+        """Counts of a job's samples; those of a run whose worker is no more are taken back first."""
+        if run not in running.runs:
+            running.runs.append(run)
+            self._advance(running, {name: -count for name, count in running.told.items()})
+        if run == running.runs[-1]:
+            self._advance(running, counts)
+
+    def _advance(self, running: _Running, counts: dict[str, int]) -> None:
+        if any(counts.values()):
+            running.told.update(counts)
+            self.sink.event("advance", step=running.job.step, **counts)
+
+    def _end(self, key: str) -> tuple[Job, Manifest]:
+        running = self.jobs[key]
+        future, job = running.future, running.job
+        if future.status == "finished":
+            manifest, total = remote.read_answer(future.result())
+            # Words on progress can be lost, or be of a run that was cut off: now the whole is known.
+            self._advance(running, {name: total[name] - running.told[name] for name in NOTHING})
+            del self.jobs[key]
+            return job, manifest
+        problem = future.exception() if future.status == "error" else None
+        what = f"shard {job.shard} of step {job.step}"
+        if isinstance(problem, KilledWorker):
+            raise EnvironmentProblem(
+                f"a worker died {problem.allowed_failures + 1} times on {what}: out of memory? Its log says more"
+            )
+        if problem is None:
+            raise EnvironmentProblem(f"{self._gone()} before {what} was done")
+        raise EnvironmentProblem(f"Dask could not run {what}: {type(problem).__name__}: {problem}")
+
+    def _gone(self) -> str:
+        return f"the Dask scheduler {self.where or 'of this build'} is gone"
+
+    def _look(self) -> None:
+        """Count the workers. Raises EnvironmentProblem where there is nothing left to wait for."""
+        self.looked = time.monotonic()
+        if self.client.status not in ("running", "connecting"):
+            raise EnvironmentProblem(self._gone())
+        self.workers = len(self._found())
+        if self.workers:
+            self.peopled = self.looked
+        elif self.looked - self.peopled > NO_WORKERS:
+            raise EnvironmentProblem(
+                f"{self.where or 'the cluster of this build'} has had no worker for {NO_WORKERS:.0f} s"
+            )
+
+    def _found(self) -> Collection[str]:
+        """Addresses of the workers; none while the scheduler does not answer."""
+        scheduler: Any = self.client.scheduler
+        try:
+            found: dict[str, int] = self.client.sync(scheduler.ncores, callback_timeout=CONNECT)
+        except (OSError, ValueError):  # between connections
+            return ()
+        return found.keys()
+
+    def close(self) -> None:
+        for probe in self.probes:
+            probe.unlink(missing_ok=True)
+            if not self.where:  # what a killed worker was writing; a stranger's pid says nothing here
+                remove_orphans(probe.parent, ours=False)
+        self.client.cancel([running.future for running in self.jobs.values()], force=True)
+
+
+@contextlib.contextmanager
+def open_dask(options: RunOptions, sink: Sink) -> Iterator[DaskPool]:
+    """A pool on the cluster that `options` ask for, which is ended with it if it is our own."""
+    said: SimpleQueue[Any] = SimpleQueue()
+    # A worker can be replaced at any time, and spawn would run the caller's `__main__` again.
+    with _logged(said), _no_main(), contextlib.ExitStack() as stack:
+        if options.scheduler:
+            client = stack.enter_context(_connected(options.scheduler, sink))
+            most = options.workers
+        else:
+            most = options.workers or os.cpu_count() or 1
+            client = stack.enter_context(_own(most))
+        pool = DaskPool(client, sink, said, most=most, where=options.scheduler)
+        stack.callback(pool.close)
+        sink.event("note", text=_greeting(client, pool))
+        yield pool
+
+
+@contextlib.contextmanager
+def _own(workers: int) -> Iterator[Client]:
+    """Processes of this machine, each with a nanny that replaces it; none is left afterwards."""
+    resource_tracker.ensure_running()  # a first spawn would start it, which unblocks Ctrl-C (see _no_interrupt)
+    before, cluster = set(active_children()), None
+    with tempfile.TemporaryDirectory(prefix="datakit-dask-", ignore_cleanup_errors=True) as scratch:
+        try:
+            # The cluster's thread is born deaf to Ctrl-C, and so are the workers that it starts, now and later.
+            with _no_end(), _no_interrupt():
+                cluster = _start(workers, scratch)
+            with Client(cluster, set_as_default=False) as client:
+                yield client
+        except BaseException:
+            _kill(cluster, before)
+            raise
+        finally:
+            if cluster is not None:
+                with contextlib.suppress(TimeoutError):
+                    cluster.close(timeout=2 * LEAVE)
+            _kill(cluster, before)
+
+
+@contextlib.contextmanager
+def _no_end() -> Iterator[None]:
+    """SIGTERM waits: in the middle of a cluster's start nobody could end what has started."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _start(workers: int, scratch: str) -> LocalCluster:
+    loopback = "127.0.0.1:0"
+    settings = {
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.worker.use-file-locking": False,
+        "temporary-directory": scratch,
+    }
+    for attempt in range(TRIES):  # a worker that dies while it starts takes the whole start with it
+        try:
+            with dask.config.set(settings):
+                return LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    memory_limit=None,  # as the local pool: the machine's own
+                    dashboard_address=loopback if _has_dashboard() else None,
+                    scheduler_kwargs={"allowed_failures": TRIES - 1, "dashboard_address": loopback},
+                    silence_logs=logging.CRITICAL,
+                )
+        except (OSError, RuntimeError) as problem:
+            if attempt == TRIES - 1:
+                raise EnvironmentProblem(f"cannot start {workers} Dask workers here: {problem}") from problem
+    raise AssertionError("a last try returns or raises")
+
+
+def _has_dashboard() -> bool:
+    return importlib.util.find_spec("bokeh") is not None
+
+
+def _kill(cluster: LocalCluster | None, before: set[Any]) -> None:
+    """End at once the processes that came since, without waiting for what they do."""
+    for nanny in cluster.workers.values() if cluster is not None else ():
+        nanny.auto_restart = False
+    for process in set(active_children()) - before:
+        process.kill()
+
+
+@contextlib.contextmanager
+def _connected(address: str, sink: Sink) -> Iterator[Client]:
+    """A client of somebody's scheduler. Raises EnvironmentProblem where none answers or it has no workers."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            _greeted(address)
+            client = Client(address, timeout=CONNECT, set_as_default=False)
+        except (OSError, OverflowError, ValueError) as problem:
+            raise EnvironmentProblem(
+                f"no Dask scheduler answers at {address} ({problem}); is it running, and is that its address?"
+            ) from problem
+    with client:
+        for warning in caught:
+            sink.event("note", text=str(warning.message).strip())
+        try:
+            client.wait_for_workers(1, timeout=NO_WORKERS)
+        except TimeoutError:
+            raise EnvironmentProblem(
+                f"{address} has had no worker for {NO_WORKERS:.0f} s; start some"
+            ) from None
+        yield client
+
+
+def _greeted(address: str) -> None:
+    """A scheduler speaks first. Dask's own client waits for ever for one that takes the connection and is silent."""
+    host, port = address.partition("://")[2].rsplit(":", 1)
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT) as talk:
+        if address.startswith("tcp:") and not talk.recv(1):
+            raise OSError("it ends the connection")
+
+
+def _greeting(client: Client, pool: DaskPool) -> str:
+    found = f"Dask: {pool.workers} workers{' of ' + pool.where if pool.where else ''}"
+    if pool.where or _has_dashboard():
+        return f"{found}, dashboard {client.dashboard_link}"
+    return f"{found}, no dashboard (bokeh is not installed)"
+
+
+@contextlib.contextmanager
+def _logged(said: SimpleQueue[Any]) -> Iterator[None]:
+    """What Dask's loggers say goes to the build's log, and not to the terminal."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in LOGGERS]
+    loggers = [logging.getLogger(name) for name in {*LOGGERS, *names}]
+    before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        top = logger.name in LOGGERS
+        logger.handlers, logger.propagate = [_ToQueue(said)] if top else [], not top
+    try:
+        yield
+    finally:
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+
+
+class _ToQueue(logging.Handler):
+    """Dask's threads log; the build's own thread writes it down."""
+
+    def __init__(self, said: SimpleQueue[Any]) -> None:
+        super().__init__(logging.WARNING)
+        self.said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.put(("log", f"{record.name}: {record.getMessage()}"))

@@ -1,0 +1,1 @@
+"""A store in the layouts of other tools, one file a layout."""

@@ -164,7 +164,12 @@ def _typed(text: str, like: Any, name: str) -> Any:
 
 
 def root_of(use: CatalogUse, catalog: Catalog) -> Path | None:
-    """The folder or file that `source=` names. Raises CatalogError where it is needed and not there."""
+    """The folder or file that `source=` names; None for a URL, which is copied first (`store/source_copy.py`).
+
+    Raises CatalogError where it is needed and not there.
+    """
+    if "://" in use.source:
+        return None
     if not use.source:
         if catalog.needs_source:
             how = f"\n{catalog.get.strip()}" if catalog.get else ""

@@ -120,6 +120,47 @@ def verify(root: Path, deep: bool, sidecar: tuple[str, ...], **how: bool) -> Non
 
 
 @cli.command()
+@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("url")
+@click.option("--takeover", is_flag=True, help="Go on where an upload of another store was not finished.")
+@flags
+def publish(root: Path, url: str, takeover: bool, **how: bool) -> None:
+    """Publish a built tree: datakit publish builds/birds s3://bucket/birds. Again: goes on, or does nothing."""
+    from datakit.store.upload import upload
+
+    loud = not how["quiet"] and not how["as_json"]
+    done = upload(
+        root, url, takeover=takeover, tell=lambda text: click.echo(text, err=True) if loud else None
+    )
+    give(done.to_json(), done.text(), how)
+
+
+@cli.group(cls=Verbs)
+def cache() -> None:
+    """Shards and sources of URLs kept on this machine, in DATAKIT_CACHE_DIR: cache ls, cache gc."""
+
+
+@cache.command("ls")
+@flags
+def cache_ls(**how: bool) -> None:
+    """What is kept, the last used first."""
+    from datakit.store.cache import Cache, cache_list
+
+    give(*cache_list(Cache()), how)
+
+
+@cache.command("gc")
+@click.argument("words", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of it, copies of sources too.")
+@flags
+def cache_gc(words: tuple[str, ...], everything: bool, **how: bool) -> None:
+    """Remove the least used shards: datakit cache gc [bytes=20GB]. Without words, down to DATAKIT_CACHE_BYTES."""
+    from datakit.store.cache import Cache, cache_collect
+
+    give(*cache_collect(Cache(), words, everything), how)
+
+
+@cli.command()
 @click.argument("a")
 @click.argument("b")
 @click.option(

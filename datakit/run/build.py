@@ -30,6 +30,7 @@ from datakit.store.listing import Listing
 from datakit.store.rows import read_table
 from datakit.store.steps import Steps
 from datakit.store.tree import claim
+from datakit.store.upload import upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,11 @@ def run_build(asked: Request, sink: Sink) -> Build:
             cache = held.enter_context(sharing(asked.root)) if asked.run.cache else None
             log = Log(sink, asked.out / ".datakit" / "logs" / "build.jsonl")
             held.callback(log.file.close)
-            return _build(asked, uses, log, cache)
+            made = _build(asked, uses, log, cache)
+            if asked.url:
+                done = upload(asked.out, asked.url, tell=lambda text: log.event("note", text=text))
+                log.event("note", text=done.text())
+            return made
         except BrokenPipeError:  # the reader of our words has gone: the shell's affair, not the disk's
             raise
         except OSError as problem:  # of the log, a listing, a fork: what knows no better name

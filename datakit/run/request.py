@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from datakit import catalog as catalogs
 from datakit.config import RunOptions, expand, keys, parse, resolved_words, split_word
@@ -12,6 +13,10 @@ from datakit.errors import ConfigError
 from datakit.find import recipe_module
 from datakit.layers import layered
 from datakit.recipe import CatalogUse, Recipe, Step
+from datakit.store.cache import cache_folder
+from datakit.store.client import Client
+from datakit.store.target import target_of
+from datakit.store.urls import is_url, public_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +27,7 @@ class Request:
     words: tuple[str, ...]
     out: Path
     run: RunOptions = field(default_factory=RunOptions)
+    url: str = ""  # where to publish what lies in `out` then
 
     @property
     def root(self) -> Path:
@@ -48,8 +54,22 @@ def request(words: Iterable[str]) -> Request:
     others = ["recipe", "out", *(key.name for key in keys(RunOptions, "run."))]
     config = parse(schema, layered(schema, Path(recipe).stem, own), others=others)
     options = parse(RunOptions, layered(RunOptions, "run", run, "run."), "run.")
-    folder = Path(out or f"builds/{Path(recipe).stem}").expanduser().absolute()
-    return Request(recipe=recipe, words=tuple(resolved_words(config)), out=folder, run=options)
+    if is_url(out):
+        folder, url = _local_out(out, options), out
+    else:
+        folder, url = Path(out or f"builds/{Path(recipe).stem}").expanduser().absolute(), ""
+    return Request(recipe=recipe, words=tuple(resolved_words(config)), out=folder, run=options, url=url)
+
+
+def _local_out(url: str, run: RunOptions) -> Path:
+    """Where a build for a URL is made first: below run.cache, else below the cache of this machine."""
+    client = Client(public_url(url, "out"))  # what it needs is missed now, not hours later
+    target_of(client)
+    name = (
+        f"{PurePosixPath(client.url.base).name}-{hashlib.sha256(client.url.base.encode()).hexdigest()[:16]}"
+    )
+    base = Path(run.cache).expanduser().absolute() if run.cache else cache_folder()
+    return base / "builds" / name
 
 
 def catalogs_of(asked: Request) -> list[CatalogUse]:
@@ -62,6 +82,8 @@ def catalogs_of(asked: Request) -> list[CatalogUse]:
     for use in uses:
         catalog = catalogs.load(use.name)
         catalogs.options(use, catalog)
+        if is_url(use.source):
+            public_url(use.source, "source")
         for place in str(catalogs.root_of(use, catalog) or "").split(
             "::"
         ):  # as webdataset joins lists of tars

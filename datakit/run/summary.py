@@ -21,6 +21,7 @@ from datakit.store.listing import Listing
 from datakit.store.owned import earlier
 from datakit.store.rows import read_table
 from datakit.store.steps import Steps
+from datakit.store.urls import is_url
 
 
 def build_summary(made: Build) -> str:
@@ -97,10 +98,11 @@ def _found(asked: Request, template: Job, steps: Steps, listings: Sequence[Listi
 def network(uses: Sequence[CatalogUse], recipe: Recipe) -> list[str]:
     """What readers and the recipe fetch. A reader that can says so by `fetches`, a function of what `scan` takes."""
     found = list(recipe.fetches)
+    found += [f"the source {use.source}" for use in uses if is_url(use.source)]
     for use in uses:
         catalog = catalogs.load(use.name)
         reader = importlib.import_module(f"datakit.sources.{catalog.reader}")
-        if hasattr(reader, "fetches"):
+        if hasattr(reader, "fetches") and not is_url(use.source):
             found += reader.fetches(catalogs.root_of(use, catalog), **catalogs.options(use, catalog))
     return found
 

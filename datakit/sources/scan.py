@@ -32,6 +32,8 @@ from datakit.sources.entry import FIRST, Entry, Problem
 from datakit.store.columns import columns_of
 from datakit.store.listing import PROBLEMS, Listing
 from datakit.store.rows import LISTINGS, Roots, write_table
+from datakit.store.source_copy import local_copy
+from datakit.store.urls import is_url
 
 KEY = re.compile(r"[a-z0-9_-]{1,64}")
 # No names of files on Windows, whatever their ending; and what a shell's `*` makes an option.
@@ -54,7 +56,7 @@ def key_of(name: str) -> str:
 def scan(use: CatalogUse, folder: Path) -> Listing:
     """Read the catalog through its reader and write its listing to `folder`. Raises CatalogError, ConfigError."""
     catalog = catalogs.load(use.name)
-    root = catalogs.root_of(use, catalog)
+    root = local_copy(use.source) if is_url(use.source) else catalogs.root_of(use, catalog)
     reader = _reader(catalog)
     _check_options(catalog, reader)
     entries, problems = _collect(reader.scan(root, **catalogs.options(use, catalog)), catalog, use)

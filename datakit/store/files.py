@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from datakit.errors import ConfigError, StoreError
+from datakit.errors import StoreError
 from datakit.store.layout import File
+from datakit.store.urls import is_url, parse_url
 
 
 class Handle(Protocol):
@@ -48,12 +49,30 @@ class Files(Protocol):
         """A file that the manifest lists. Raises FileNotFoundError, or StoreError where it cannot be opened."""
         ...
 
+    def expect(self, files: Mapping[str, File]) -> None:
+        """Say what the manifest lists, by path: what is fetched of it is held against that, and may be kept."""
+        ...
 
-def open_files(place: str | os.PathLike[str]) -> Files:
-    """The files below a folder or a URL."""
-    if "://" in (text := os.fspath(place)):
-        raise ConfigError(f"{text}: stores are read from folders of this machine so far; copy it here first")
-    return LocalFiles(Path(text))
+    def prefetch(self, files: Sequence[File]) -> None:
+        """Say which files will be opened soon, in this order. Returns at once; what fails is raised by `open`."""
+        ...
+
+
+def open_files(place: str | os.PathLike[str], *, cache: bool | str | os.PathLike[str] = True) -> Files:
+    """The files below a folder or a URL.
+
+    cache: whether large files of a URL are fetched whole and kept, or the folder to keep them in; files of this
+    machine are never copied.  Raises ConfigError (a scheme that is not ours), MissingExtra.
+    """
+    if not is_url(text := os.fspath(place)):
+        return LocalFiles(Path(text))
+    from datakit.store.cache import Cache
+    from datakit.store.remote import RemoteFiles
+
+    url = parse_url(text)
+    if isinstance(cache, bool):
+        return RemoteFiles(url, Cache() if cache else None)
+    return RemoteFiles(url, Cache(Path(cache).expanduser().absolute()))
 
 
 class LocalFiles:
@@ -80,6 +99,12 @@ class LocalFiles:
 
     def open(self, file: File) -> LocalHandle:
         return LocalHandle(self.root / file.path)
+
+    def expect(self, files: Mapping[str, File]) -> None:
+        """Nothing to do: whoever reads compares."""
+
+    def prefetch(self, files: Sequence[File]) -> None:
+        """Nothing to do: it is here."""
 
 
 class LocalHandle:

@@ -44,10 +44,15 @@ if TYPE_CHECKING:
     from datakit.store.torch import TorchBatches, TorchDataset, TorchSamples
 
 
-def open_store(place: str | os.PathLike[str]) -> Store:
-    """The store in this folder or at this URL. Raises StoreError if there is none, or its manifest is damaged."""
-    files = open_files(place)
-    return Store(files, contents_of(files))
+def open_store(place: str | os.PathLike[str], *, cache: bool | str | os.PathLike[str] = True) -> Store:
+    """The store in this folder or at this URL. Raises StoreError if there is none, or its manifest is damaged.
+
+    cache: of a URL, whether shards are fetched whole and kept on this machine, or in which folder; see `open_files`.
+    """
+    files = open_files(place, cache=cache)
+    contents = contents_of(files)
+    files.expect(contents.files)
+    return Store(files, contents)
 
 
 class Store:

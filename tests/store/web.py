@@ -1,0 +1,90 @@
+"""A web server of this machine that serves a folder, with ranges and with faults on demand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Web:
+    """What is served and what was asked. `faults`: taken first to last, one a request that `wants` one."""
+
+    root: Path
+    url: str = ""
+    ranges: bool = True
+    authorization: str = ""  # asked for, where it is set
+    asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
+    faults: list[str] = field(default_factory=list)  # "503", "403", "cut", "drop", "other"
+
+
+@contextmanager
+def serve(root: Path) -> Iterator[Web]:
+    web = Web(root)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body in one packet, which nobody waits 40 ms to acknowledge
+        disable_nagle_algorithm = True
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def _answer(self, body: bool) -> None:
+            path, wanted = unquote(urlsplit(self.path).path), self.headers.get("Range", "")
+            web.asked.append((self.command, path, wanted))
+            fault = web.faults.pop(0) if web.faults else ""
+            if web.authorization and self.headers.get("Authorization") != web.authorization:
+                fault = "401"
+            file = web.root / path.lstrip("/")
+            if fault == "drop":
+                self.close_connection = True
+                return
+            if fault.isdecimal() or not file.is_file():
+                self.send_response(int(fault or 404))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            data = file.read_bytes()
+            token = f'"{hash(data)}"'
+            if fault == "other":
+                data = bytes(255 - byte for byte in data)
+            status = 200
+            if wanted and web.ranges:
+                first, _, last = wanted.removeprefix("bytes=").partition("-")
+                if int(first) >= len(data):
+                    self.send_response(416)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                data, status = data[int(first) : int(last) + 1], 206
+            self.send_response(status)
+            self.send_header("ETag", token)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if fault == "cut":
+                data, self.close_connection = data[: len(data) // 2], True
+            if body:
+                self.wfile.write(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    web.url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)

@@ -25,7 +25,7 @@ from datakit.store.order import WINDOW, Order, Shuffle
 from datakit.store.reading import Place, Reading, reading_of
 
 if TYPE_CHECKING:
-    from datakit.store.reader import SplitView
+    from datakit.store.view import SplitView
 
 Uneven = Literal["repeat", "drop", "keep"]
 OnError = Literal["raise", "skip"]
@@ -118,7 +118,16 @@ class Samples:
             nth = np.arange(begin, min(begin + BLOCK, count), dtype=np.int64)
             # Past the end, what `repeat` adds: the order's first samples once more.
             positions = (start + part.rank + nth * part.world) % max(1, length)
+            self._fetch_ahead(order, int(positions[0]))
             yield self.reading.samples(order.at(positions))
+
+    def _fetch_ahead(self, order: Order, position: int) -> None:
+        """Shards of a URL on their way before they are needed."""
+        reading = self.reading
+        in_list_order = reading.rows is not None and self.part.shuffle == "none"
+        if reading.image and reading.shards.files.local is None and not in_list_order:
+            entries = reading.shards.entries
+            reading.shards.files.prefetch([entries[shard].tar for shard in order.shards_from(position)])
 
     def read(self, place: Place) -> Sample | None:
         """The sample; None for one that is damaged, where that is to be skipped."""

@@ -18,7 +18,7 @@ from datakit.store.order import WINDOW, Shuffle
 from datakit.store.shards import Get, Shards, getter
 
 if TYPE_CHECKING:
-    from datakit.store.reader import SplitView
+    from datakit.store.view import SplitView
 
 IMAGE = "image"
 

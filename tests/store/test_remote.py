@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -210,6 +211,22 @@ def test_prefetched_shards_are_there_when_they_are_opened(web: Web, tmp_path: Pa
     for file in files:
         assert store.files.open(file).size == file.bytes
     assert len([path for _, path, _ in web.asked if path.endswith(".tar")]) == len(files)
+
+
+@pytest.mark.parametrize("shuffle", ["none", "window"])
+def test_an_epoch_fetches_the_shards_of_its_next_window_ahead(
+    shuffle: Literal["none", "window"], web: Web, tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path / "new")
+    view = opened(f"{web.url}/birds", cache)["train"]  # three shards
+    loader = iter(view.samples(shuffle=shuffle, window=1))
+    next(loader)
+    # The window at hand and the next; the third when its turn comes.
+    _wait(lambda: len(list(cache.shards.iterdir())) >= 2)
+    rest = [sample["__key__"] for sample in loader]
+    assert len(rest) == len(view) - 1
+    tars = [path for _, path, _ in web.asked if path.endswith(".tar")]
+    assert len(tars) == len(set(tars)) == 3
 
 
 def test_what_fails_to_be_prefetched_is_raised_once_where_it_is_opened(web: Web, tmp_path: Path) -> None:

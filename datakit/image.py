@@ -75,7 +75,8 @@ class Image:
     drawing also `outside_reference`, `too_complex`.
     """
 
-    def __init__(self, data: bytes | Blob) -> None:
+    def __init__(self, data: bytes | memoryview | Blob) -> None:
+        """data: a view is of memory that nobody writes to while the image is there."""
         self._data = data
 
     @classmethod
@@ -90,6 +91,14 @@ class Image:
 
     @cached_property
     def encoded(self) -> bytes:
+        data = self.buffer
+        if isinstance(data, memoryview):
+            data = self._data = bytes(data)  # lets go of what it was a view of
+        return data
+
+    @property
+    def buffer(self) -> bytes | memoryview:
+        """The same without a copy, where a loader gave a view of what it read."""
         data = _read(self._data) if isinstance(self._data, Blob) else self._data
         if not data:
             raise SampleError("empty", "the file has 0 bytes")
@@ -123,7 +132,12 @@ class Image:
         return decode(render_svg(self.encoded, side))
 
     def __repr__(self) -> str:
-        return f"Image({self._data!r})" if self.blob else f"Image({len(self.encoded)} bytes)"
+        return f"Image({self._data!r})" if self.blob else f"Image({len(self.buffer)} bytes)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which cannot have a view of this one's memory."""
+        data = bytes(self._data) if isinstance(self._data, memoryview) else self._data
+        return {**self.__dict__, "_data": data}
 
 
 def decode(data: bytes) -> Pixels:

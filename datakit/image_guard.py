@@ -43,7 +43,7 @@ def format_of(head: bytes) -> str | None:
     return next((name for start, name in SIGNATURES.items() if head.startswith(start)), None)
 
 
-def check_size(data: bytes) -> tuple[int, int]:
+def check_size(data: bytes | memoryview) -> tuple[int, int]:
     """(width, height) in px as stored, by the header alone: 3 µs for a JPEG.
 
     For every decoder of foreign bytes: nothing may be decoded that did not go through here. Raises SampleError:
@@ -54,8 +54,9 @@ def check_size(data: bytes) -> tuple[int, int]:
     if len(data) > MAX_ENCODED:
         raise SampleError("too_large", f"{len(data)} bytes, {MAX_ENCODED} at most")
     if data[:3] == b"\xff\xd8\xff":
-        width, height = _jpeg(data)
+        (width, height), _ = _jpeg(data)
     else:
+        data = bytes(data)
         kind = format_of(data[:16])
         if kind is None:
             raise SampleError("not_an_image", f"starts with {data[:8].hex()}")
@@ -78,8 +79,13 @@ def check_pixels(width: int, height: int, size: int) -> None:
         raise SampleError("too_many_pixels", f"{width} x {height} out of {size} bytes")
 
 
-def _jpeg(data: bytes) -> tuple[int, int]:
-    """Walks the segments up to the first scan."""
+def jpeg_head(data: bytes | memoryview) -> bytes:
+    """What stands before the first scan of a JPEG: all that it says of itself. Raises as `check_size`."""
+    return bytes(data[: _jpeg(data)[1]])
+
+
+def _jpeg(data: bytes | memoryview) -> tuple[tuple[int, int], int]:
+    """(width, height), and where the first scan begins: walks the segments up to there."""
     at, size, frame, parts = 2, (0, 0), 0, 0
     try:
         for _ in range(MAX_SEGMENTS):
@@ -87,7 +93,7 @@ def _jpeg(data: bytes) -> tuple[int, int]:
                 raise SampleError("undecodable", f"JPEG: no marker at byte {at}")
             marker = data[at + 1]
             if marker == 0xFF:  # padding
-                filled = data[at : at + MAX_PADDING]
+                filled = bytes(data[at : at + MAX_PADDING])
                 at += len(filled) - len(filled.lstrip(b"\xff")) - 1
                 marker = data[at + 1]
             if marker == 0xDA:
@@ -109,8 +115,8 @@ def _jpeg(data: bytes) -> tuple[int, int]:
     if not frame:
         raise SampleError("undecodable", "JPEG: pixels before their size")
     if frame not in (0xC0, 0xC1) or drawn < parts:  # else the first scan is all of it
-        _check_scans(data, size)
-    return size
+        _check_scans(bytes(data), size)
+    return size, at
 
 
 def _check_scans(data: bytes, size: tuple[int, int]) -> None:

@@ -73,13 +73,13 @@ class Making:
     def _pixels(self, key: str, image: Image) -> Pixels:
         assert self.target_size is not None
         if self.crop == "centre":
-            return cover(image.encoded, self.target_size, resize=self.resize, codec=self.codec)
+            return cover(image.buffer, self.target_size, resize=self.resize, codec=self.codec)
         rng = rng_for(self.samples.part.seed, "crop", self.epoch, key)
         header = image.header
         upright = header.orientation < 5  # the others lie on their side
         size = (header.width, header.height) if upright else (header.height, header.width)
         box = random_box(*size, rng)
-        pixels = cover(image.encoded, self.target_size, box=box, resize=self.resize, codec=self.codec)
+        pixels = cover(image.buffer, self.target_size, box=box, resize=self.resize, codec=self.codec)
         return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
 
     def _name(self, place: Place) -> str:

@@ -27,6 +27,10 @@ class Handle(Protocol):
         """`size` bytes from `offset` on, fewer only at its end. Raises StoreError naming the file."""
         ...
 
+    def read_into(self, offset: int, space: memoryview) -> int:
+        """Fill `space` from `offset` on; bytes read, fewer only at the file's end. Raises StoreError."""
+        ...
+
 
 class Files(Protocol):
     """The files of one tree."""
@@ -73,6 +77,12 @@ def open_files(place: str | os.PathLike[str], *, cache: bool | str | os.PathLike
     if isinstance(cache, bool):
         return RemoteFiles(url, Cache() if cache else None)
     return RemoteFiles(url, Cache(Path(cache).expanduser().absolute()))
+
+
+def copied(data: bytes, space: memoryview) -> int:
+    """Put `data` at the start of `space`; their length."""
+    space[: len(data)] = data
+    return len(data)
 
 
 class LocalFiles:
@@ -136,6 +146,19 @@ class LocalHandle:
 
     def _pread(self, size: int, offset: int) -> bytes:
         return os.pread(self._descriptor, size, offset)
+
+    def read_into(self, offset: int, space: memoryview) -> int:
+        if not hasattr(os, "preadv"):  # Windows, old macOS
+            return copied(self.read(offset, len(space)), space)
+        try:
+            done = os.preadv(self._descriptor, (space,), offset)
+            while done < len(space) and (
+                more := os.preadv(self._descriptor, (space[done:],), offset + done)
+            ):
+                done += more
+            return done
+        except OSError as problem:
+            raise StoreError(f"{self.path} cannot be read: {problem.strerror}") from problem
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         # Bound above: at the interpreter's end `os` may be gone before this is.

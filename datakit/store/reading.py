@@ -61,7 +61,7 @@ class Reading:
         shard = self.shards.shard(index)
         sample: Sample = {"__key__": shard.key(row)}
         if self.image:
-            sample[IMAGE] = Image(shard.image(row, self.shards.handle(index)))
+            sample[IMAGE] = Image(self.shards.image(index, row))
         for name, get in shard.columns.items():
             sample[name] = get(row)
         for name, get in self._get.items():

@@ -21,7 +21,7 @@ from typing import Any
 from datakit.errors import DatakitError, StoreError
 from datakit.store.cache import Cache
 from datakit.store.client import Client, Patience, Seen
-from datakit.store.files import Handle
+from datakit.store.files import Handle, copied
 from datakit.store.layout import File
 from datakit.store.urls import Url
 
@@ -133,6 +133,9 @@ class RemoteHandle:
                 "open the store with cache=True"
             )
         return data
+
+    def read_into(self, offset: int, space: memoryview) -> int:
+        return copied(self.read(offset, len(space)), space)
 
 
 class _Ahead:

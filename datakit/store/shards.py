@@ -21,6 +21,7 @@ from datakit.errors import StoreError
 from datakit.store.files import Files, Handle
 from datakit.store.layout import Layout, ShardEntry
 from datakit.store.metadata import KEY, read_metadata
+from datakit.store.slabs import Slabs
 from datakit.store.tar import END, SampleRecord
 from datakit.store.tar_reader import fields_of
 
@@ -55,11 +56,16 @@ class Shard:
     def key(self, row: int) -> str:
         return str(self._keys[row])
 
-    def image(self, row: int, handle: Handle) -> bytes:
-        """The image of a sample, whose every byte was compared with the digest."""
-        data, start = self._read(row, handle)
+    def image(self, row: int, handle: Handle, slabs: Slabs) -> bytes | memoryview:
+        """The image of a sample, whose every byte was compared with the digest; in a slab where one has room."""
+        start, size = int(self._offset[row]), int(self._size[row])
         first = int(self._image_offset[row]) - start
-        return data[first : first + int(self._image_size[row])]
+        last = first + int(self._image_size[row])
+        space = slabs.take(size)
+        if space is None:
+            return self._read(row, handle)[0][first:last]
+        self._check(row, space[: handle.read_into(start, space)])
+        return space[first:last].toreadonly()
 
     def members(self, row: int, handle: Handle) -> dict[str, bytes]:
         """All members of a sample by extension, as they lie in the tar."""
@@ -67,12 +73,16 @@ class Shard:
         return fields_of(data, SampleRecord(self.key(row), start, len(data), ""), self.entry.tar.path)
 
     def _read(self, row: int, handle: Handle) -> tuple[bytes, int]:
-        start, size = int(self._offset[row]), int(self._size[row])
-        data = handle.read(start, size)
+        start = int(self._offset[row])
+        data = handle.read(start, int(self._size[row]))
+        self._check(row, data)
+        return data, start
+
+    def _check(self, row: int, data: bytes | memoryview) -> None:
         if xxhash.xxh3_128_digest(data) != self._digests[16 * row : 16 * row + 16]:
+            size = int(self._size[row])
             what = f"{len(data)} of {size} bytes are there" if len(data) < size else "its xxh3 differs"
             raise StoreError(f"{self.entry.tar.path}: sample {self.key(row)} is not as written: {what}")
-        return data, start
 
 
 class Shards:
@@ -92,6 +102,7 @@ class Shards:
     ) -> None:
         self.files, self.entries, self.layout, self.columns = files, entries, layout, tuple(columns)
         self._keep = keep
+        self._slabs = Slabs()
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         self._handles: OrderedDict[int, Handle] = OrderedDict()
         self._checked: set[int] = set()
@@ -123,8 +134,9 @@ class Shards:
                 self._handles.popitem(last=False)  # closes when the thread that still reads it lets go
         return handle
 
-    def image(self, index: int, row: int) -> bytes:
-        return self.shard(index).image(row, self.handle(index))
+    def image(self, index: int, row: int) -> bytes | memoryview:
+        """As it lies in the tar. A view keeps up to a megabyte of memory from being used again: let go of it soon."""
+        return self.shard(index).image(row, self.handle(index), self._slabs)
 
     def members(self, index: int, row: int) -> dict[str, bytes]:
         return self.shard(index).members(row, self.handle(index))

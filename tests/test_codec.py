@@ -190,9 +190,9 @@ def test_other_threads_run_while_one_decodes(name: codec.Codec) -> None:
 def test_a_resizer_of_ones_own_is_given_the_part(orientation: int) -> None:
     seen: list[tuple[int, ...]] = []
 
-    def by_pillow(image_HWC: Pixels, side: int) -> Pixels:
+    def by_pillow(image_HWC: Pixels, out_HWC: Pixels) -> None:
         seen.append(image_HWC.shape)
-        return np.asarray(pil.fromarray(image_HWC).resize((side, side), pil.Resampling.BILINEAR))
+        out_HWC[...] = pil.fromarray(image_HWC).resize(out_HWC.shape[:2], pil.Resampling.BILINEAR)
 
     exif = pil.Exif()
     exif[image.EXIF_ORIENTATION] = orientation
@@ -207,3 +207,78 @@ def test_a_resizer_of_ones_own_is_given_the_part(orientation: int) -> None:
             # Half a pixel of the scaled picture, no more: a part turned or taken elsewhere is far from it.
             assert np.abs(ours - theirs).mean() < 4
     assert all(shape[2] == 3 for shape in seen)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("resize", [False, True])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_pixels_given_stay_as_they_are_whatever_is_decoded_next(
+    name: codec.Codec, resize: bool, orientation: int
+) -> None:
+    def taken(image_HWC: Pixels, out_HWC: Pixels) -> None:
+        out_HWC[...] = image_HWC[: out_HWC.shape[0], : out_HWC.shape[1]]
+
+    exif = pil.Exif()
+    exif[image.EXIF_ORIENTATION] = orientation
+    hook = taken if resize else None
+    datas = [jpeg(photo(300, 300, seed), exif=exif) for seed in range(3)]
+    grey = [jpeg(photo(300, 300, seed).convert("L")) for seed in range(3)]
+    for kind in (datas, grey):
+        covers = [codec.cover(data, 300, codec=name, resize=hook) for data in kind]
+        wholes = [codec.decode_rgb(data, codec=name) for data in kind]
+        for data, cover, plain in zip(kind, covers, wholes, strict=True):
+            assert np.array_equal(cover, codec.cover(data, 300, codec=name, resize=hook))
+            assert np.array_equal(plain, codec.decode_rgb(data, codec=name))
+        assert not np.array_equal(covers[0], covers[1]) and not np.array_equal(wholes[0], wholes[1])
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_pixels_go_where_they_are_wanted(name: codec.Codec) -> None:
+    exif = pil.Exif()
+    exif[image.EXIF_ORIENTATION] = 8
+    for data in (jpeg(photo()), jpeg(photo(), exif=exif), image.encode(np.asarray(photo()), format="PNG")):
+        out = np.zeros((64, 64, 3), np.uint8)
+        assert codec.cover(data, 64, codec=name, out=out) is out
+        assert np.array_equal(out, codec.cover(data, 64, codec=name))
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_view_is_as_good_as_bytes(name: codec.Codec) -> None:
+    exif = pil.Exif()
+    exif[image.EXIF_ORIENTATION] = 6
+    broken = jpeg(photo())[:2000]
+    for data in (
+        jpeg(photo(), exif=exif),
+        jpeg(photo(), progressive=True),
+        image.encode(np.asarray(photo()), format="WEBP"),
+    ):
+        view = memoryview(bytearray(b"before" + data + b"after"))[6 : 6 + len(data)].toreadonly()
+        assert np.array_equal(codec.cover(view, 64, codec=name), codec.cover(data, 64, codec=name))
+        assert np.array_equal(codec.decode_rgb(view, codec=name), codec.decode_rgb(data, codec=name))
+        assert codec.resized(view, short_side=64, codec=name) == codec.resized(
+            data, short_side=64, codec=name
+        )
+    with pytest.raises(SampleError, match="truncated"):
+        codec.cover(memoryview(broken), 64, codec=name)
+
+
+def test_only_scales_with_fast_code_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import simplejpeg
+
+    shapes: list[tuple[int, ...]] = []
+    decode = simplejpeg.decode_jpeg
+
+    def seen(*given: Any, **named: Any) -> Any:
+        pixels = decode(*given, **named)
+        shapes.append(pixels.shape[:2])
+        return pixels
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", seen)
+    for width, height in ((800, 640), (801, 643), (131, 128)):
+        data = jpeg(photo(width, height))
+        for side in range(16, 128, 7):
+            shapes.clear()
+            codec.cover(data, side, codec="simplejpeg")
+            scales = [(-(-height * n // 8), -(-width * n // 8)) for n in (1, 2, 4, 8)]
+            # Once, and not given up for want of room.
+            assert len(shapes) == 1 and shapes[0] in scales and min(shapes[0]) >= side

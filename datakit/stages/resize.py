@@ -20,7 +20,7 @@ def resize(*, short_side: int, quality: int = 90, codec: codecs.Codec = "auto") 
     return resize_by(short_side=short_side, quality=quality, codec=codecs.chosen(codec))
 
 
-@stage(version=1)
+@stage(version=2)
 def resize_by(sample: Sample, *, short_side: int, quality: int, codec: codecs.Codec) -> Sample:
     """`resize` with its codec named.
 

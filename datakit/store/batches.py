@@ -10,16 +10,18 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datakit.codec import Codec, Resize, chosen, cover
+from datakit.codec import Box, Codec, Resize, chosen, cover
 from datakit.errors import ConfigError, SampleError, StoreError
 from datakit.image import Image
+from datakit.memory import Room, Slabs
 from datakit.rng import rng_for
 from datakit.stage import Sample
 from datakit.store.loader import Samples
@@ -57,6 +59,7 @@ class Making:
     transform: Callable[[Sample], Any] | None = None
     resize: Resize | None = None
     codec: Codec = "auto"
+    slabs: Slabs = field(default_factory=Slabs)
 
     def __call__(self, place: Place) -> Any:
         try:
@@ -73,14 +76,25 @@ class Making:
     def _pixels(self, key: str, image: Image) -> Pixels:
         assert self.target_size is not None
         if self.crop == "centre":
-            return cover(image.buffer, self.target_size, resize=self.resize, codec=self.codec)
+            return self._cover(image, None)
         rng = rng_for(self.samples.part.seed, "crop", self.epoch, key)
         header = image.header
         upright = header.orientation < 5  # the others lie on their side
         size = (header.width, header.height) if upright else (header.height, header.width)
         box = random_box(*size, rng)
-        pixels = cover(image.buffer, self.target_size, box=box, resize=self.resize, codec=self.codec)
-        return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
+        pixels = self._cover(image, box)
+        if rng.random() >= 0.5:
+            return pixels
+        mirrored = pixels[:, ::-1]
+        # Stacking copies it in any order; a transform may hand it to what takes only pixels as they come.
+        return mirrored if self.transform is None else np.ascontiguousarray(mirrored)
+
+    def _cover(self, image: Image, box: Box | None) -> Pixels:
+        side = self.target_size
+        assert side is not None
+        space = self.slabs.take(3 * side * side)
+        out = None if space is None else np.frombuffer(space, np.uint8).reshape(side, side, 3)
+        return cover(image.buffer, side, box=box, resize=self.resize, codec=self.codec, out=out)
 
     def _name(self, place: Place) -> str:
         reading = self.samples.reading
@@ -118,7 +132,9 @@ class Batches:
         self.threads = (os.cpu_count() or 1) if threads is None else threads
         self.target_size, self.crop, self.codec = target_size, crop, chosen(codec)
         self.transform = transform
-        self.collate = collate or stacked
+        self.room = Room()
+        self.collate = collate or partial(stacked, room=self.room)
+        self.plain = collate is None
         self.resize: Resize | None = None
 
     def __len__(self) -> int:
@@ -223,16 +239,23 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[float
     return left / width, top / height, (left + side) / width, (top + side) / height
 
 
-def stacked(samples: list[Sample]) -> dict[str, Any]:
+def stacked(samples: list[Sample], room: Room | None = None) -> dict[str, Any]:
     """One value a field: arrays of one shape stacked, numbers as an array, everything else as a list."""
-    return {name: _column([sample[name] for sample in samples]) for name in samples[0]}
+    return {name: _column([sample[name] for sample in samples], room or Room()) for name in samples[0]}
 
 
-def _column(values: list[Any]) -> Any:
+def _column(values: list[Any], room: Room) -> Any:
     first = values[0]
     if isinstance(first, np.ndarray):
         same = all(isinstance(value, np.ndarray) and value.shape == first.shape for value in values)
-        return np.stack(values) if same else values
+        return _stack(values, first, room) if same else values
     if all(type(value) in (int, float, bool) for value in values):
         return np.asarray(values)
     return values
+
+
+def _stack(values: list[NDArray[Any]], first: NDArray[Any], room: Room) -> NDArray[Any]:
+    dtype = np.result_type(*{value.dtype for value in values})
+    if dtype.hasobject:
+        return np.stack(values)
+    return np.stack(values, out=room.array((len(values), *first.shape), dtype))

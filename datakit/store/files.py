@@ -152,9 +152,7 @@ class LocalHandle:
             return copied(self.read(offset, len(space)), space)
         try:
             done = os.preadv(self._descriptor, (space,), offset)
-            while done < len(space) and (
-                more := os.preadv(self._descriptor, (space[done:],), offset + done)
-            ):
+            while done < len(space) and (more := os.preadv(self._descriptor, (space[done:],), offset + done)):
                 done += more
             return done
         except OSError as problem:

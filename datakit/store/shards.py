@@ -18,10 +18,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from datakit.errors import StoreError
+from datakit.memory import Slabs
 from datakit.store.files import Files, Handle
 from datakit.store.layout import Layout, ShardEntry
 from datakit.store.metadata import KEY, read_metadata
-from datakit.store.slabs import Slabs
 from datakit.store.tar import END, SampleRecord
 from datakit.store.tar_reader import fields_of
 

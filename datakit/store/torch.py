@@ -9,6 +9,7 @@ Imported only when asked for: it imports torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
+from datakit.memory import Room, Scratch
 from datakit.stage import Sample
 from datakit.store.batches import Batches, Failed, stacked
 from datakit.store.loader import Samples
 
 PREFETCH = 2  # batches a worker process makes ahead
+_PARTS = Scratch()
 
 
 class TorchBatches:
@@ -35,8 +38,8 @@ class TorchBatches:
         self, batches: Batches, *, workers: int = 0, pin_memory: bool = False, context: str | None = None
     ) -> None:
         self.batches, self.workers, self.pin_memory, self.context = batches, workers, pin_memory, context
-        if batches.collate is stacked:
-            batches.collate = collated
+        if batches.plain:
+            batches.collate = partial(collated, room=batches.room)
         batches.resize = resized
 
     def __len__(self) -> int:
@@ -146,24 +149,29 @@ class TorchDataset(Dataset[Any]):
         return self.transform(sample) if self.transform else sample
 
 
-def resized(image_HWC: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """uint8 (side, side, 3) by torch's antialiased bilinear filter, which is Pillow's to within a step of 8 bits and
-    takes a third of its time: it is vectorised.
+def resized(image_HWC: NDArray[np.uint8], out_HWC: NDArray[np.uint8]) -> None:
+    """uint8 (height, width, 3) to the size of `out_HWC` by torch's antialiased bilinear filter, which is Pillow's to
+    within a step of 8 bits and takes a third of its time: it is vectorised.
     """
     # A copy of a part is nothing; channels that lie together are what the vectorised kernel takes.
-    given = torch.from_numpy(np.array(image_HWC, order="C")).permute(2, 0, 1)[None]
-    found = torch.nn.functional.interpolate(given, size=(side, side), mode="bilinear", antialias=True)
-    array: NDArray[np.uint8] = found[0].permute(1, 2, 0).numpy()
-    return array
+    room = None if image_HWC.flags.c_contiguous else _PARTS.take(image_HWC.size)
+    if room is None:
+        part = np.ascontiguousarray(image_HWC)
+    else:
+        part = np.frombuffer(room, np.uint8, image_HWC.size).reshape(image_HWC.shape)
+        np.copyto(part, image_HWC)
+    given, out = (torch.from_numpy(pixels).permute(2, 0, 1)[None] for pixels in (part, out_HWC))
+    # What `interpolate` calls, which has no way to say where the result goes.
+    torch.ops.aten._upsample_bilinear2d_aa.out(given, list(out.shape[2:]), False, None, None, out=out)
 
 
-def collated(samples: list[Any]) -> Any:
+def collated(samples: list[Any], room: Room | None = None) -> Any:
     """Dicts as a dict of tensors, images (N, H, W, C) as (N, C, H, W) in channels-last memory; what a transform made
     of them otherwise, as torch collates it.
     """
     if not isinstance(samples[0], Mapping):
         return default_collate(samples)
-    return {name: _tensor(value) for name, value in stacked(samples).items()}
+    return {name: _tensor(value) for name, value in stacked(samples, room).items()}
 
 
 def _tensor(value: Any) -> Any:

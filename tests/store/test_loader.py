@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -355,3 +356,32 @@ def test_many_shards_stay_within_the_files_that_are_open(
     samples = store["train"].samples(shuffle="full")
     assert Counter(keys(samples)) == Counter(store["train"].keys)
     assert len(samples.reading.shards._handles) == 1
+
+
+def test_what_a_loader_gave_stays_as_it_was_however_long_it_is_kept(store: Store) -> None:
+    """Its memory is used again only when nobody holds it."""
+    wanted = {sample["__key__"]: bytes(sample["image"].encoded) for sample in store.samples()}
+    samples = store.samples()
+    kept = [sample for _ in range(5) for sample in samples]
+    views = {type(sample["image"].buffer) for sample in kept}
+    assert views == {memoryview}  # else there is nothing to see here
+    others = pickle.loads(pickle.dumps(kept))
+    for sample, other in zip(kept, others, strict=True):
+        assert bytes(sample["image"].buffer) == wanted[sample["__key__"]] == other["image"].encoded
+        assert sample["image"].encoded == wanted[sample["__key__"]]
+    with pytest.raises(TypeError):
+        next(iter(store.samples()))["image"].buffer[0] = 0
+
+
+@pytest.mark.parametrize("crop", ["centre", "random"])
+def test_batches_that_are_kept_stay_as_they_were(store: Store, crop: Any) -> None:
+    how: dict[str, Any] = {"target_size": 400, "crop": crop, "fields": ["image"], "shuffle": True}
+    loader, apart = store["train"].batches(7, **how), store["train"].batches(7, threads=0, **how)
+    kept = [batch for _ in range(2) for batch in loader]
+    fresh = []
+    for _ in range(2):
+        for batch in apart:
+            fresh.append(batch["image"].copy())
+            del batch
+    assert all(np.array_equal(one["image"], other) for one, other in zip(kept, fresh, strict=True))
+    assert len(kept) == 6

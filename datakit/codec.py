@@ -178,12 +178,12 @@ def resized(
     `never_enlarge`; grey stays grey. Same data, same libraries: same bytes. Raises SampleError as
     `datakit.image.decode`.
     """
-    import numpy as np
-
     drawn = _draw(data, WHOLE, (short_side, short_side), codec, chroma="fast", keep=False)
     size = _target(drawn, short_side, never_enlarge)
     scaled = _resized(drawn, WHOLE, size, filter)
-    return _encoded(_turned(np.asarray(scaled), drawn.orientation), quality, chosen(codec))
+    fast = chosen(codec) == "simplejpeg"
+    pixels = _lent(scaled) if fast else _array(scaled)
+    return _encoded(_turned(pixels, drawn.orientation), quality, fast)
 
 
 def shrunk(image_HWC: Pixels, *, short_side: int, filter: Filter = "hamming") -> Pixels:
@@ -288,12 +288,13 @@ def _eighths(facts: Facts, part: Box, target: tuple[int, int] | None) -> int:
 def _resized(drawn: Drawn, part: Box, size: tuple[int, int], filter: Filter) -> PIL.Image.Image:
     from PIL import Image as pil
 
-    wide, high = drawn.picture.size
+    picture = drawn.picture  # made here, of pixels: once
+    wide, high = picture.size
     across, down = drawn.width * drawn.scale, drawn.height * drawn.scale
     box = (part[0] * across, part[1] * down, min(part[2] * across, wide), min(part[3] * down, high))
     if size == (wide, high) and box == (0, 0, wide, high):
-        return drawn.picture
-    return drawn.picture.resize(size, pil.Resampling[filter.upper()], box=box)
+        return picture
+    return picture.resize(size, pil.Resampling[filter.upper()], box=box)
 
 
 def _cut(drawn: Drawn, part: Box) -> Pixels:
@@ -344,17 +345,40 @@ def _orientation(data: bytes | memoryview) -> int:
     return images.Image(data).header.orientation
 
 
-def _encoded(pixels: Pixels, quality: int, codec: str) -> bytes:
+def _array(picture: PIL.Image.Image) -> Pixels:
+    import numpy as np
+
+    return np.asarray(picture)
+
+
+def _lent(picture: PIL.Image.Image) -> Pixels:
+    """Pixels of an RGB picture where Pillow has them, four bytes each of which the last says nothing: (height, width,
+    4). Its own way to an array makes three copies of them. Everything else, and with a Pillow below 11.3, as an array.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    if picture.mode != "RGB" or not hasattr(picture, "__arrow_c_array__"):
+        return _array(picture)
+    try:
+        found = pa.array(picture)
+    except ValueError:  # in several blocks: of 16 MB and more
+        return _array(picture)
+    pixels = np.frombuffer(found.values.buffers()[1], np.uint8, 4 * found.offset + 4 * len(found))
+    return pixels[4 * found.offset :].reshape(picture.height, picture.width, 4)
+
+
+def _encoded(pixels: Pixels, quality: int, fast: bool) -> bytes:
     """JPEG bytes, chroma at half the size as every camera and library does by default."""
     import numpy as np
     from PIL import Image as pil
 
-    if codec == "simplejpeg":
+    if fast:
         import simplejpeg
 
         grey = pixels.ndim == 2
         rows = np.ascontiguousarray(pixels[:, :, None] if grey else pixels)
-        space, sampling = ("GRAY", "Gray") if grey else ("RGB", "420")
+        space, sampling = ("GRAY", "Gray") if grey else ("RGBX"[: rows.shape[2]], "420")
         return bytes(simplejpeg.encode_jpeg(rows, quality, space, sampling))
     target = io.BytesIO()
     pil.fromarray(pixels).save(target, format="JPEG", quality=quality, subsampling=2)

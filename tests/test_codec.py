@@ -16,7 +16,7 @@ from datakit import codec, image
 from datakit.errors import SampleError
 
 Pixels = NDArray[np.uint8]
-CODECS: tuple[codec.Codec, ...] = ("pillow", "simplejpeg")
+CODECS: tuple[codec.Codec, ...] = ("pillow", "simplejpeg", "torch")
 
 
 def photo(width: int = 500, height: int = 375, seed: int = 0) -> pil.Image:
@@ -282,3 +282,29 @@ def test_only_scales_with_fast_code_are_used(monkeypatch: pytest.MonkeyPatch) ->
             scales = [(-(-height * n // 8), -(-width * n // 8)) for n in (1, 2, 4, 8)]
             # Once, and not given up for want of room.
             assert len(shapes) == 1 and shapes[0] in scales and min(shapes[0]) >= side
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_torchs_filter_takes_the_part_that_pillows_takes(
+    mode: str, filter: codec.Filter, orientation: int
+) -> None:
+    """The last row and column of a scaled picture stand for a part of a pixel, here an eighth and three eighths."""
+    exif = pil.Exif()
+    exif[image.EXIF_ORIENTATION] = orientation
+    data = jpeg(photo(1601, 1203).convert(mode), exif=exif, quality=98)
+    ours, theirs = (
+        pil.open(io.BytesIO(codec.resized(data, short_side=128, quality=98, filter=filter, codec=name)))
+        for name in ("torch", "simplejpeg")
+    )
+    assert ours.mode == theirs.mode == mode
+    assert ours.size == theirs.size == ((170, 128) if orientation == 1 else (128, 170))
+    assert psnr(np.asarray(ours), np.asarray(theirs)) > 44
+
+
+def test_a_filter_that_torch_does_not_have_is_pillows() -> None:
+    data = jpeg(photo(1000, 700))
+    assert codec.resized(data, short_side=64, filter="lanczos") == codec.resized(
+        data, short_side=64, filter="lanczos", codec="simplejpeg"
+    )

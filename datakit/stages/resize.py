@@ -33,7 +33,7 @@ def resize_by(sample: Sample, *, short_side: int, quality: int, codec: codecs.Co
         return sample
     changes = [*sample.get("changes", ()), "resized"]
     if header.format in KEPT:
-        small = codecs.shrunk(image.array, short_side=short_side)
+        small = codecs.shrunk(image.array, short_side=short_side, codec=codec)
         made = Image(encode(small, format=header.format, quality=quality))
     else:
         data = image.encoded if header.format != "SVG" else encode(image.render(short_side), format="PNG")

@@ -71,10 +71,15 @@ def test_a_broken_image_is_an_error_of_the_sample() -> None:
 
 def test_a_machine_without_the_codec_plans_other_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     here = resize(short_side=64)
-    monkeypatch.setattr(codec, "_simplejpeg", lambda: False)
+    absent = {"torch"}
+    monkeypatch.setattr(codec, "_found", lambda package: package not in absent)
+    without_torch = resize(short_side=64)
+    with pytest.raises(MissingExtra, match=r"datakit\[torch\]"):
+        resize(short_side=64, codec="torch")
+    absent.add("simplejpeg")
     there = resize(short_side=64)
-    assert here.keywords["codec"] == "simplejpeg"
-    assert there.keywords["codec"] == "pillow"
+    planned = [stage.keywords["codec"] for stage in (here, without_torch, there)]
+    assert planned == ["torch", "simplejpeg", "pillow"]
     assert resize(short_side=64, codec="pillow").keywords == there.keywords
     with pytest.raises(MissingExtra, match=r"datakit\[fast\]"):
         resize(short_side=64, codec="simplejpeg")

@@ -59,7 +59,7 @@ MIN_SCALED = 128  # px, of the shorter side: below, nothing is saved, and a size
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 KEPT_BLOCKS = 4  # of 16 MB at most, which Pillow reuses instead of asking the kernel for fresh pages
 FRESH_QUALITY = 90
-_DECODED = Scratch()
+_DECODED, _SCALED = Scratch(), Scratch()
 # EXIF orientation → how stored pixels become upright: axes swapped first, then mirrored in x, in y.
 UPRIGHT = {
     1: (False, False, False),
@@ -191,7 +191,7 @@ def resized(
     """
     codec = chosen(codec)
     drawn = _draw(data, WHOLE, (short_side, short_side), codec, chroma="fast", keep=False)
-    pixels = _smaller(drawn, _target(drawn, short_side, never_enlarge), filter, codec)
+    pixels = _smaller(drawn, _target(drawn, short_side, never_enlarge), filter, codec, keep=False)
     return _encoded(_turned(pixels, drawn.orientation), quality, codec)
 
 
@@ -200,20 +200,22 @@ def shrunk(
 ) -> Pixels:
     """Decoded pixels with the shorter side at `short_side` px, or at its own where that is less; as `resized`."""
     drawn = Drawn(image_HWC, image_HWC.shape[1], image_HWC.shape[0])
-    return _smaller(drawn, _target(drawn, short_side, True), filter, chosen(codec))[:, :, :3]
+    return _smaller(drawn, _target(drawn, short_side, True), filter, chosen(codec), keep=True)[:, :, :3]
 
 
-def _smaller(drawn: Drawn, size: tuple[int, int], filter: Filter | None, codec: Chosen) -> Pixels:
+def _smaller(
+    drawn: Drawn, size: tuple[int, int], filter: Filter | None, codec: Chosen, *, keep: bool
+) -> Pixels:
     """(height, width), or with 3 channels, or with a fourth that says nothing; `size` is width first."""
     import numpy as np
 
     if codec == "torch" and filter in (None, "bilinear", "bicubic"):
-        return _by_torch(drawn, size, bilinear=filter == "bilinear")
+        return _by_torch(drawn, size, bilinear=filter == "bilinear", keep=keep)
     picture = _resized(drawn, WHOLE, size, filter or "hamming")
     return np.asarray(picture) if codec == "pillow" else _lent(picture)
 
 
-def _by_torch(drawn: Drawn, size: tuple[int, int], *, bilinear: bool) -> Pixels:
+def _by_torch(drawn: Drawn, size: tuple[int, int], *, bilinear: bool, keep: bool) -> Pixels:
     """By torch's antialiased filters of 8 bits, which are vectorised: a sixth of the time of Pillow's."""
     import numpy as np
     import torch
@@ -222,7 +224,13 @@ def _by_torch(drawn: Drawn, size: tuple[int, int], *, bilinear: bool) -> Pixels:
     wide, high = size
     if source.shape[:2] == (high, wide):
         return source
-    out = np.empty((high, wide, *source.shape[2:]), np.uint8)
+    shape = (high, wide, *source.shape[2:])
+    room = None if keep else _SCALED.take(math.prod(shape))
+    out = (
+        np.empty(shape, np.uint8)
+        if room is None
+        else np.frombuffer(room, np.uint8, math.prod(shape)).reshape(shape)
+    )
     given, found = (
         # Channels that lie together are what the vectorised kernel takes.
         torch.from_numpy(pixels[:, :, None] if pixels.ndim == 2 else pixels).permute(2, 0, 1)[None]

@@ -3,10 +3,11 @@
     python tools/bench_build.py [--files 4000] [--times 2] [--large 60] [--rounds 3] [--source DIR]
                                 [--source-large DIR] [--corpus DIR] [--out DIR] [--img2dataset-python PATH]
 
-"codec" rows decode, resize and encode in one loop: `datakit.codec.resized` with each codec (the first: what `auto`
-takes, with all extras simplejpeg and torch's filter), Pillow's whole decode + bicubic, and img2dataset's own resizer (keep_ratio, area). "build" rows are whole commands: a datakit build that
-publishes a checked store (tools/bench_build_recipe.py), with one worker and with two, and img2dataset from file://
-addresses, which adds a parquet and JSON. Both quality 90; both start their worker processes on the clock.
+"codec" rows decode, resize and encode in one loop: `datakit.codec.resized` with each codec (first with what `auto`
+takes, with all extras simplejpeg and torch's filter), Pillow's whole decode + bicubic, and img2dataset's own resizer
+(keep_ratio, area). "build" rows are whole commands: a datakit build that publishes a checked store
+(tools/bench_build_recipe.py), with one worker and with two, and img2dataset from file:// addresses, which adds a
+parquet and JSON. Both quality 90; both start their worker processes on the clock.
 
 Each run is a process of its own, in rounds A B C A B C, page cache warm, own imports off the clock. CPU is user +
 system, children included; ratios are taken within a round, then their median. PSNR, mean / lowest, is of the first 60

@@ -288,7 +288,7 @@ def _draw_fast(
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space not in ("YCbCr", "Gray"):
             return None
-        facts = Facts(width, height, space == "Gray", _orientation(data))
+        facts = Facts(width, height, space == "Gray", orientation(data))
         eighths = _eighths(facts, part, target)
         high, wide = math.ceil(height * eighths / 8), math.ceil(width * eighths / 8)
         least = {"min_height": high, "min_width": wide} if eighths < 8 else {}
@@ -313,7 +313,7 @@ def _draw_draft(data: bytes | memoryview, part: Box, target: tuple[int, int] | N
         width, height = picture.size
         if picture.mode not in ("RGB", "L"):
             return None
-        facts = Facts(width, height, picture.mode == "L", _orientation(data))
+        facts = Facts(width, height, picture.mode == "L", orientation(data))
         eighths = _eighths(facts, part, target)
         if eighths < 8:
             picture.draft(picture.mode, (width * eighths // 8, height * eighths // 8))
@@ -387,7 +387,7 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(turned)
 
 
-def _orientation(data: bytes | memoryview) -> int:
+def orientation(data: bytes | memoryview) -> int:
     """As `datakit.image` reads it. Most JPEGs carry none, and a look at the head costs 1 % of what Pillow does."""
     head = jpeg_head(data)
     if b"Exif" not in head and b"Orientation" not in head:

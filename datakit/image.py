@@ -84,6 +84,13 @@ class Image:
         """An image of these pixels, encoded now; PNG keeps them exactly."""
         return cls(encode(image_HWC, format=format, quality=quality))
 
+    @classmethod
+    def known(cls, data: bytes, header: Header) -> Image:
+        """An image of which the header is known to whoever made it: nobody need read it again."""
+        image = cls(data)
+        image.__dict__["header"] = header  # where `cached_property` would put it
+        return image
+
     @property
     def blob(self) -> Blob | None:
         """Where the bytes lie on disk, if they do."""

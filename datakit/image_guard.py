@@ -54,7 +54,7 @@ def check_size(data: bytes | memoryview) -> tuple[int, int]:
     if len(data) > MAX_ENCODED:
         raise SampleError("too_large", f"{len(data)} bytes, {MAX_ENCODED} at most")
     if data[:3] == b"\xff\xd8\xff":
-        (width, height), _ = _jpeg(data)
+        (width, height), *_ = _jpeg(data)
     else:
         data = bytes(data)
         kind = format_of(data[:16])
@@ -84,8 +84,13 @@ def jpeg_head(data: bytes | memoryview) -> bytes:
     return bytes(data[: _jpeg(data)[1]])
 
 
-def _jpeg(data: bytes | memoryview) -> tuple[tuple[int, int], int]:
-    """(width, height), and where the first scan begins: walks the segments up to there."""
+def jpeg_channels(data: bytes | memoryview) -> int:
+    """1 of a grey JPEG, 3 of most others, 4 of CMYK. Raises as `check_size`."""
+    return _jpeg(data)[2]
+
+
+def _jpeg(data: bytes | memoryview) -> tuple[tuple[int, int], int, int]:
+    """(width, height), where the first scan begins, and the channels: walks the segments up to there."""
     at, size, frame, parts = 2, (0, 0), 0, 0
     try:
         for _ in range(MAX_SEGMENTS):
@@ -116,7 +121,7 @@ def _jpeg(data: bytes | memoryview) -> tuple[tuple[int, int], int]:
         raise SampleError("undecodable", "JPEG: pixels before their size")
     if frame not in (0xC0, 0xC1) or drawn < parts:  # else the first scan is all of it
         _check_scans(bytes(data), size)
-    return size, at
+    return size, at, parts
 
 
 def _check_scans(data: bytes, size: tuple[int, int]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import xxhash
 
 from datakit import codec as codecs
-from datakit.image import EXTENSIONS, Image, encode
+from datakit.image import EXTENSIONS, Header, Image, encode
+from datakit.image_guard import check_size, format_of, jpeg_channels
 from datakit.stage import Sample, Stage, stage
 
 KEPT = ("PNG", "WEBP")  # formats that stay what they are; all others become JPEG
@@ -28,19 +29,35 @@ def resize_by(sample: Sample, *, short_side: int, quality: int, codec: codecs.Co
     new image's. `mean_rgb` and the perceptual hashes stay those of the original: they are what finds its copies.
     """
     image: Image = sample["image"]
-    header = image.header
-    if min(header.width, header.height) <= short_side and header.orientation == 1:
+    format, (width, height), orientation = _seen(image)
+    if min(width, height) <= short_side and orientation == 1:
         return sample
     changes = [*sample.get("changes", ()), "resized"]
-    if header.format in KEPT:
+    if format in KEPT:
         small = codecs.shrunk(image.array, short_side=short_side, codec=codec)
-        made = Image(encode(small, format=header.format, quality=quality))
+        made = Image(encode(small, format=format, quality=quality))
     else:
-        data = image.encoded if header.format != "SVG" else encode(image.render(short_side), format="PNG")
-        made = Image(codecs.resized(data, short_side=short_side, quality=quality, codec=codec))
-        if header.format != "JPEG":
-            changes.append(f"{EXTENSIONS[header.format]}->jpg")
+        data = image.encoded if format != "SVG" else encode(image.render(short_side), format="PNG")
+        made = _jpeg(codecs.resized(data, short_side=short_side, quality=quality, codec=codec))
+        if format != "JPEG":
+            changes.append(f"{EXTENSIONS[format]}->jpg")
     return sample | {"image": made, "changes": changes} | _described(made)
+
+
+def _seen(image: Image) -> tuple[str, tuple[int, int], int]:
+    """Format, (width, height) in px and orientation: of a JPEG by its head alone, in a tenth of Pillow's time."""
+    data = image.encoded
+    if format_of(data[:16]) == "JPEG":
+        return "JPEG", check_size(data), codecs.orientation(data)
+    header = image.header
+    return header.format, (header.width, header.height), header.orientation
+
+
+def _jpeg(data: bytes) -> Image:
+    """A JPEG of our own making."""
+    width, height = check_size(data)
+    mode = "L" if jpeg_channels(data) == 1 else "RGB"
+    return Image.known(data, Header(format="JPEG", width=width, height=height, mode=mode))
 
 
 def _described(image: Image) -> Sample:

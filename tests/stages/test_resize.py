@@ -85,3 +85,12 @@ def test_a_machine_without_the_codec_plans_other_steps(monkeypatch: pytest.Monke
         resize(short_side=64, codec="simplejpeg")
     with pytest.raises(MissingExtra):  # planned elsewhere, run here
         here({"__key__": "a", "image": picture(400, 300)})
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_what_is_said_of_a_new_jpeg_is_what_a_reader_finds(mode: str) -> None:
+    given = io.BytesIO()
+    pil.new(mode, (401, 300)).save(given, "JPEG")
+    made = resize(short_side=64)({"__key__": "a", "image": Image(given.getvalue())})
+    assert made["image"].header == Image(made["image"].encoded).header
+    assert (made["width"], made["height"], made["format"]) == (86, 64, "JPEG")

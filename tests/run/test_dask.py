@@ -19,6 +19,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import datakit
@@ -36,6 +37,8 @@ from datakit.run import remote
 from datakit.run.pool import InlinePool, drain, open_pool
 from datakit.run.progress import QuietSink
 from datakit.run.worker import Job, open_steps
+
+from .trouble import CRASH, GROW, HANG_IN_C, write_recipe
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.timeout(120)
@@ -108,6 +111,22 @@ def test_every_file_is_that_of_a_local_build(tmp_path: Path) -> None:
     assert trees[0] == trees[1] == trees[2]
     assert any(name.startswith(".datakit/steps/") for name in trees[0]) and "manifest.json" in trees[0]
     assert not active_children()
+
+
+def test_samples_that_cost_their_workers_are_put_down_as_by_a_local_build(tmp_path: Path) -> None:
+    trouble = {("one", "s0-002"): HANG_IN_C, ("one", "s1-001"): CRASH, ("one", "s1-005"): GROW}
+    recipe = write_recipe(tmp_path / "trouble.py", trouble)
+    trees = []
+    for on in ("local", "dask"):
+        out = tmp_path / on
+        limits = {"timeout": 1.0, "memory": 500, "workers": 2, "max_failed": 0.5}
+        datakit.build(str(recipe), out=out, progress="quiet", shards=2, samples=8, run={"on": on, **limits})
+        trees.append(everything(out))
+        assert not active_children() and not list(out.rglob("*.part-*"))
+    rows = pq.read_table(tmp_path / "dask" / "metadata" / "outcomes.parquet").to_pylist()
+    failed = {row["__key__"]: row["reason"] for row in rows if row["outcome"] == "failed"}
+    assert failed == {"s0-002": "timeout", "s1-001": "crashed", "s1-005": "memory"}
+    assert trees[0] == trees[1]
 
 
 SLOW = "        __import__('time').sleep(0.01)\n"

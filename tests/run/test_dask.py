@@ -173,22 +173,26 @@ def test_killed_workers_are_replaced_and_their_samples_counted_once(tmp_path: Pa
     assert not list(tmp_path.rglob("*.part-*"))
 
 
-def test_a_stopped_worker_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dask
+def test_a_stopped_worker_is_replaced_while_it_starts_and_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datakit.run import dask
 
-    with (
-        dask.config.set({"distributed.scheduler.worker-ttl": "3s"}),  # Dask waits 5 s at least
-        open_pool(ON_DASK, QuietSink()) as pool,
-    ):
+    assert dask.LOOK * dask.HELD < 5
+    monkeypatch.setattr(dask, "LOOK", 0.2)
+    with signalled(signal.SIGSTOP, 1, after=0.1) as stopped, open_pool(ON_DASK, QuietSink()) as pool:
+        assert len(stopped) == 1
         jobs = first_jobs(tmp_path, "samples=20", "shards=6")
-        run(pool, jobs[:2])  # both know the recipe now, so that the rest takes less than the silence
+        run(pool, jobs[:2])
         os.kill(next(pid for child in active_children() if (pid := child.pid)), signal.SIGSTOP)
         made = run(pool, jobs[2:])
     assert set(made) == {2, 3, 4, 5} and not active_children()
 
 
-def test_a_job_that_kills_every_worker_is_named(tmp_path: Path) -> None:
-    recipe = changed(tmp_path / "deadly.py", "        __import__('os').kill(__import__('os').getpid(), 9)\n")
+@pytest.mark.parametrize("whom", ["getpid", "getppid"])
+def test_a_job_that_kills_every_worker_is_named(whom: str, tmp_path: Path) -> None:
+    """A child, or the Dask worker over it."""
+    recipe = changed(tmp_path / "deadly.py", f"        __import__('os').kill(__import__('os').{whom}(), 9)\n")
     jobs = first_jobs(tmp_path, "shards=1", recipe=recipe)
     with (
         pytest.raises(EnvironmentProblem, match=f"died 3 times on shard 0 of step {jobs[0].step}"),

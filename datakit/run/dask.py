@@ -1,7 +1,8 @@
 """Jobs on Dask: a cluster of our own on this machine, or the workers of a scheduler that somebody runs.
 
-What goes to a worker is text (`remote.py`), so results are those of the local pool, byte for byte. A job whose worker
-died or fell silent is given to another by Dask's scheduler, as often as the local pool would.
+What goes to a worker is text (`remote.py`), so results are those of the local pool, byte for byte. A worker does its
+jobs in a child that it watches (`supervise.py`). A job whose Dask worker died is given to another by Dask's scheduler,
+as often as the local pool would; on this machine one that somebody stopped is ended for it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, get_worker
+from distributed import Client, Future, LocalCluster, Nanny, get_worker
 from distributed.scheduler import KilledWorker
 
 from datakit.config import RunOptions
@@ -37,11 +38,13 @@ from datakit.run import remote
 from datakit.run.child import NOTHING
 from datakit.run.pool import LEAVE, TRIES, _no_interrupt, _no_main
 from datakit.run.progress import Sink
+from datakit.run.watch import Limits, stopped
 from datakit.run.worker import Job
 
 TOPIC = "datakit-progress"  # one for all builds: a scheduler keeps what was said under each
 CONNECT = 8.0  # seconds to reach a scheduler
 LOOK = 1.0  # seconds between looks at the cluster while nothing is heard
+HELD = 4  # looks in which a worker is stopped before it is ended
 NO_WORKERS = 60.0  # seconds without one worker before a build gives up
 CHECK = 30.0  # seconds for every worker to say whether it can take part; one that is busy says it with its first job
 LOGGERS = ("distributed", "tornado", "asyncio", "bokeh")
@@ -66,9 +69,10 @@ class _Running:
 class DaskPool:
     """Jobs in a cluster; everything that its threads have to say comes through `said`, to be told by ours."""
 
-    def __init__(self, client: Client, sink: Sink, said: SimpleQueue[Any], *, most: int, where: str) -> None:
-        """most: jobs at once, 0 for as many as there are workers.  where: the scheduler, empty if it is ours."""
-        self.client, self.sink, self.said, self.most, self.where = client, sink, said, most, where
+    def __init__(self, client: Client, sink: Sink, said: SimpleQueue[Any], options: RunOptions) -> None:
+        self.client, self.sink, self.said = client, sink, said
+        self.most, self.where = options.workers, options.scheduler  # 0: as many jobs as there are workers
+        self.limits = Limits.of(options)
         self.jobs: dict[str, _Running] = {}
         self.terms = remote.terms_of(uuid.uuid4().hex, ())
         self.probes: list[Path] = []
@@ -89,7 +93,7 @@ class DaskPool:
             self._show(job)
         key = f"{job.kind}-{job.step}-{job.shard}-{uuid.uuid4().hex[:8]}"
         future = self.client.submit(
-            run_words, remote.asked(key, self.terms, self._there(job)), key=key, pure=False
+            run_words, remote.asked(key, self.terms, self._there(job), self.limits), key=key, pure=False
         )
         self.jobs[key] = _Running(job, future)
         future.add_done_callback(lambda future: self.said.put(("done", key)))
@@ -139,12 +143,18 @@ class DaskPool:
             if kind == "done" and said in self.jobs:
                 results.append(self._end(said))
             elif kind == "told" and said["key"] in self.jobs:
-                self._tell(self.jobs[said["key"]], said["run"], said["counts"])
+                self._told(self.jobs[said["key"]], said)
             elif kind == "log":
                 self.sink.event("log", text=said)
             if time.monotonic() - self.looked >= LOOK:
                 self._look()
         return results
+
+    def _told(self, running: _Running, said: dict[str, Any]) -> None:
+        if "note" in said:
+            self.sink.event("note", text=said["note"])
+        else:
+            self._tell(running, said["run"], said["counts"])
 
     def _tell(self, running: _Running, run: str, counts: dict[str, int]) -> None:
         """Counts of a job's samples; those of a run whose worker is no more are taken back first."""
@@ -219,11 +229,10 @@ def open_dask(options: RunOptions, sink: Sink) -> Iterator[DaskPool]:
     with _logged(said), _no_main(), contextlib.ExitStack() as stack:
         if options.scheduler:
             client = stack.enter_context(_connected(options.scheduler, sink))
-            most = options.workers
         else:
-            most = options.workers or os.cpu_count() or 1
-            client = stack.enter_context(_own(most))
-        pool = DaskPool(client, sink, said, most=most, where=options.scheduler)
+            options = replace(options, workers=options.workers or os.cpu_count() or 1)
+            client = stack.enter_context(_own(options.workers))
+        pool = DaskPool(client, sink, said, options)
         stack.callback(pool.close)
         sink.event("note", text=_greeting(client, pool))
         yield pool
@@ -233,12 +242,15 @@ def open_dask(options: RunOptions, sink: Sink) -> Iterator[DaskPool]:
 def _own(workers: int) -> Iterator[Client]:
     """Processes of this machine, each with a nanny that replaces it; none is left afterwards."""
     resource_tracker.ensure_running()  # a first spawn would start it, which unblocks Ctrl-C (see _no_interrupt)
-    before, cluster = set(active_children()), None
-    with tempfile.TemporaryDirectory(prefix="datakit-dask-", ignore_cleanup_errors=True) as scratch:
+    before, cluster, nannies = set(active_children()), None, list[Nanny]()
+    with (
+        tempfile.TemporaryDirectory(prefix="datakit-dask-", ignore_cleanup_errors=True) as scratch,
+        _guarded(nannies),
+    ):
         try:
             # The cluster's thread is born deaf to Ctrl-C, and so are the workers that it starts, now and later.
             with _no_end(), _no_interrupt():
-                cluster = _start(workers, scratch)
+                cluster = _start(workers, scratch, nannies)
             with Client(cluster, set_as_default=False) as client:
                 yield client
         except BaseException:
@@ -268,7 +280,47 @@ def _no_end() -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
 
 
-def _start(workers: int, scratch: str) -> LocalCluster:
+@contextlib.contextmanager
+def _guarded(nannies: list[Nanny]) -> Iterator[None]:
+    """Meanwhile a worker that somebody stopped, its start included, is ended, so that its nanny starts another: Dask
+    itself waits for ever for one that starts, and five minutes for another.
+    """
+    over = threading.Event()
+    guard = threading.Thread(target=_guard, args=(nannies, over), name="datakit-guard", daemon=True)
+    guard.start()
+    try:
+        yield
+    finally:
+        over.set()
+        guard.join()
+
+
+def _guard(nannies: list[Nanny], over: threading.Event) -> None:
+    looks: Counter[int] = (
+        Counter()
+    )  # at each worker that is stopped: in a Ctrl-Z, of all of us, there are none
+    while not over.wait(LOOK):
+        held = [pid for nanny in list(nannies) if (pid := _pid(nanny)) and stopped(pid)]
+        looks = Counter({pid: looks[pid] + 1 for pid in held})
+        for pid in held:
+            if looks[pid] >= HELD:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _pid(nanny: Nanny) -> int | None:
+    with contextlib.suppress(AttributeError, ValueError):  # its worker went while it was asked
+        return nanny.pid  # type: ignore[no-any-return,unused-ignore]
+    return None
+
+
+def _start(workers: int, scratch: str, nannies: list[Nanny]) -> LocalCluster:
+    """nannies: those that it starts are added, before they start anything."""
+
+    def nanny(*arguments: Any, **options: Any) -> Nanny:
+        nannies.append(Nanny(*arguments, **options))
+        return nannies[-1]
+
     loopback = "127.0.0.1:0"
     settings = {
         "distributed.worker.multiprocessing-method": "spawn",
@@ -282,6 +334,7 @@ def _start(workers: int, scratch: str) -> LocalCluster:
                     n_workers=workers,
                     threads_per_worker=1,
                     processes=True,
+                    worker_class=nanny,
                     host="127.0.0.1",
                     memory_limit=None,  # as the local pool: the machine's own
                     dashboard_address=loopback if _has_dashboard() else None,

@@ -26,7 +26,8 @@ from typing import Any, Protocol
 from datakit.config import RunOptions
 from datakit.errors import need
 from datakit.manifest import Manifest, remove_orphans
-from datakit.run.child import NOTHING, work
+from datakit.run.birth import work
+from datakit.run.child import NOTHING
 from datakit.run.place import ROOM, Slot
 from datakit.run.progress import Sink
 from datakit.run.watch import Cause, Clock, Judge, Limits, Watch

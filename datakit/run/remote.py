@@ -6,51 +6,31 @@ Nothing but strings goes either way, so that what runs on a worker is that worke
 from __future__ import annotations
 
 import builtins
-import contextlib
-import hashlib
 import json
 import os
 import socket
-import threading
 import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
-
 from datakit import errors
 from datakit.errors import DatakitError, EnvironmentProblem
-from datakit.find import recipe_module
 from datakit.manifest import Manifest, versions
 from datakit.run.child import NOTHING, portable
-from datakit.run.pool import ONE_THREAD
-from datakit.run.worker import Job, open_steps, run_job
+from datakit.run.code import CODE
+from datakit.run.progress import QuietSink
+from datakit.run.supervise import Task, supervised
+from datakit.run.watch import Limits
+from datakit.run.worker import Job
 
 EVERY = 1.0  # seconds between a worker's words on its progress: a thousand workers talk to one scheduler
 SEEN = 3.0  # seconds that a file may take to appear on a shared disk
-_ALONE = (
-    threading.Lock()
-)  # one job at a time a process, whatever threads it has: libraries' threads are a process's
-
-
-def _digest() -> str:
-    """Of every line of datakit that can run here, recipes and catalogs with it."""
-    found = hashlib.blake2b(digest_size=12)
-    for package in ("datakit", "datakit.recipes", "datakit.catalogs"):
-        root = Path(str(resources.files(package)))
-        for path in sorted(path for kind in ("*.py", "*.toml") for path in root.rglob(kind)):
-            found.update(f"{package}/{path.relative_to(root)}\0".encode() + path.read_bytes())
-    return found.hexdigest()
-
-
-CODE = _digest()  # as it was when this process loaded it: files that changed since are not what runs here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +80,7 @@ def _sees(path: Path, text: str) -> bool:
 
 @cache
 def _agreed(build: str, terms: str) -> str:
-    """Asked once a build. What an earlier build left in this process is forgotten: a recipe may have changed."""
-    recipe_module.cache_clear()
-    open_steps.cache_clear()
+    """Asked once a build."""
     return refusal(_terms(json.loads(terms)))
 
 
@@ -115,24 +93,24 @@ def check(text: str) -> str:
     return refusal(_terms(json.loads(text)))
 
 
-def asked(key: str, terms: Terms, job: Job) -> str:
+def asked(key: str, terms: Terms, job: Job, limits: Limits) -> str:
     """The text of a job. `key`: its name in what the worker says of its progress."""
-    return json.dumps(
-        {"key": key, "terms": json.dumps(asdict(terms)), "build": terms.build, "job": asdict(job)}
-    )
+    words = {"terms": json.dumps(asdict(terms)), "build": terms.build, "limits": asdict(limits)}
+    return json.dumps({"key": key, **words, "job": asdict(job)})
 
 
 def answer(text: str, say: Callable[[dict[str, Any]], None]) -> str:
     """Run the job of a text; its manifest or its error as text. `say` gets words on its progress, if it is long."""
     words = json.loads(text)
     told = _Told(words["key"], say)
-    with _ALONE, _one_thread():
-        try:
-            if why := _agreed(words["build"], words["terms"]):
-                raise EnvironmentProblem(why)
-            manifest = run_job(_job(words["job"]), told.tell)
-        except Exception as problem:  # whatever it is, the driver hears it
-            return json.dumps({"problem": problem_words(problem)})
+    try:
+        if why := _agreed(words["build"], words["terms"]):
+            raise EnvironmentProblem(why)
+        limits = Limits(**words["limits"])
+        task = Task(build=words["build"], job=_job(words["job"]), limits=limits, sink=told)
+        manifest = supervised(task)
+    except Exception as problem:  # whatever it is, the driver hears it
+        return json.dumps({"problem": problem_words(problem)})
     return json.dumps({"manifest": asdict(manifest), "told": told.total})
 
 
@@ -145,25 +123,25 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread of linear algebra, for libraries that are loaded and for those that a job will load."""
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
-    with threadpool_limits(1):
-        yield
-
-
-class _Told:
-    """A job's counts, said at most every EVERY seconds, each time all that came since the last."""
+class _Told(QuietSink):
+    """What a watched child says of its job, for the driver: its counts at most every EVERY seconds, each time all
+    that came since the last; of workers lost, at once.
+    """
 
     def __init__(self, key: str, say: Callable[[dict[str, Any]], None]) -> None:
         self.say, self.name = say, {"key": key, "run": uuid.uuid4().hex}
         self.counts, self.total = Counter(NOTHING), Counter(NOTHING)
         self.last = time.monotonic()
 
-    def tell(self, kept: int, dropped: int, failed: int) -> None:
+    def event(self, kind: str, **data: Any) -> None:
+        if kind == "note":
+            self.say({**self.name, "note": data["text"]})
+        elif kind == "advance":
+            self._count({name: data[name] for name in NOTHING})
+
+    def _count(self, more: dict[str, int]) -> None:
         for counts in (self.counts, self.total):
-            counts.update(kept=kept, dropped=dropped, failed=failed)
+            counts.update(more)
         if time.monotonic() - self.last >= EVERY:
             self.say({**self.name, "counts": dict(self.counts)})
             self.counts, self.last = Counter(NOTHING), time.monotonic()

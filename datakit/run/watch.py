@@ -38,10 +38,12 @@ class Limits:
     reduce_timeout: float = 0.0
     memory: int = 0
 
+    def __post_init__(self) -> None:
+        if self.memory and not Path("/proc/self/statm").exists():
+            raise EnvironmentProblem("run.memory needs /proc to see what a worker holds; leave it out here")
+
     @classmethod
     def of(cls, options: RunOptions) -> Limits:
-        if options.memory and not Path("/proc/self/statm").exists():
-            raise EnvironmentProblem("run.memory needs /proc to see what a worker holds; leave it out here")
         return cls(timeout=options.timeout, reduce_timeout=options.reduce_timeout, memory=options.memory)
 
     def seconds(self, place: Place) -> float:

@@ -19,6 +19,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import datakit
@@ -36,6 +37,8 @@ from datakit.run import remote
 from datakit.run.pool import InlinePool, drain, open_pool
 from datakit.run.progress import QuietSink
 from datakit.run.worker import Job, open_steps
+
+from .trouble import CRASH, GROW, HANG_IN_C, write_recipe
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.timeout(120)
@@ -110,6 +113,22 @@ def test_every_file_is_that_of_a_local_build(tmp_path: Path) -> None:
     assert not active_children()
 
 
+def test_samples_that_cost_their_workers_are_put_down_as_by_a_local_build(tmp_path: Path) -> None:
+    trouble = {("one", "s0-002"): HANG_IN_C, ("one", "s1-001"): CRASH, ("one", "s1-005"): GROW}
+    recipe = write_recipe(tmp_path / "trouble.py", trouble)
+    trees = []
+    for on in ("local", "dask"):
+        out = tmp_path / on
+        limits = {"timeout": 1.0, "memory": 500, "workers": 2, "max_failed": 0.5}
+        datakit.build(str(recipe), out=out, progress="quiet", shards=2, samples=8, run={"on": on, **limits})
+        trees.append(everything(out))
+        assert not active_children() and not list(out.rglob("*.part-*"))
+    rows = pq.read_table(tmp_path / "dask" / "metadata" / "outcomes.parquet").to_pylist()
+    failed = {row["__key__"]: row["reason"] for row in rows if row["outcome"] == "failed"}
+    assert failed == {"s0-002": "timeout", "s1-001": "crashed", "s1-005": "memory"}
+    assert trees[0] == trees[1]
+
+
 SLOW = "        __import__('time').sleep(0.01)\n"
 LOOP = "    for index in range(samples):\n"
 
@@ -154,22 +173,26 @@ def test_killed_workers_are_replaced_and_their_samples_counted_once(tmp_path: Pa
     assert not list(tmp_path.rglob("*.part-*"))
 
 
-def test_a_stopped_worker_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dask
+def test_a_stopped_worker_is_replaced_while_it_starts_and_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datakit.run import dask
 
-    with (
-        dask.config.set({"distributed.scheduler.worker-ttl": "3s"}),  # Dask waits 5 s at least
-        open_pool(ON_DASK, QuietSink()) as pool,
-    ):
+    assert dask.LOOK * dask.HELD < 5
+    monkeypatch.setattr(dask, "LOOK", 0.2)
+    with signalled(signal.SIGSTOP, 1, after=0.1) as stopped, open_pool(ON_DASK, QuietSink()) as pool:
+        assert len(stopped) == 1
         jobs = first_jobs(tmp_path, "samples=20", "shards=6")
-        run(pool, jobs[:2])  # both know the recipe now, so that the rest takes less than the silence
+        run(pool, jobs[:2])
         os.kill(next(pid for child in active_children() if (pid := child.pid)), signal.SIGSTOP)
         made = run(pool, jobs[2:])
     assert set(made) == {2, 3, 4, 5} and not active_children()
 
 
-def test_a_job_that_kills_every_worker_is_named(tmp_path: Path) -> None:
-    recipe = changed(tmp_path / "deadly.py", "        __import__('os').kill(__import__('os').getpid(), 9)\n")
+@pytest.mark.parametrize("whom", ["getpid", "getppid"])
+def test_a_job_that_kills_every_worker_is_named(whom: str, tmp_path: Path) -> None:
+    """A child, or the Dask worker over it."""
+    recipe = changed(tmp_path / "deadly.py", f"        __import__('os').kill(__import__('os').{whom}(), 9)\n")
     jobs = first_jobs(tmp_path, "shards=1", recipe=recipe)
     with (
         pytest.raises(EnvironmentProblem, match=f"died 3 times on shard 0 of step {jobs[0].step}"),

@@ -2,21 +2,21 @@
 
 A JPEG can be decoded at n/8 of its size (scaled DCT). libjpeg-turbo, simplejpeg's own and Pillow's, has vectorised
 code for n = 1, 2, 4, 8, and these are used; the others cost more than the whole. What is left to a whole size is done
-by Pillow's antialiased filters. A scaled
-picture has ceil(size · n / 8) pixels, so that its last row and column may stand for less than a whole one: places in
-it are therefore counted in pixels of the original times n/8. Counting by its own size instead costs up to 10 dB.
+by antialiased filters, Pillow's or torch's. A scaled picture has ceil(size · n / 8) pixels, so that its last row and
+column may stand for less than a whole one: places in it are therefore counted in pixels of the original times n/8.
+Counting by its own size instead costs up to 10 dB.
 
 CPU ms and mean / lowest PSNR against whole decode + Lanczos, shorter side 256, quality 90 (40 photographs of 500x375 at
-104 kB; 6 mosaics of 2000x1500 at 510 kB; a busy machine): 5/8 or whole, then
+91 kB; 6 mosaics of 2000x1500 at 516 kB; the best of 7 on a busy machine):
 
-                          500x375             2000x1500
-    Pillow, whole, bicubic   3.7  36.6 / 34.1    43   32.4 / 31.4
-    simplejpeg, box          2.7  32.3 / 26.8    7.0  29.7 / 28.5
-    simplejpeg, bilinear     2.9  35.1 / 30.9    7.3  30.8 / 29.6
-    simplejpeg, hamming      3.0  35.9 / 32.6    7.4  31.3 / 30.2    the default
-    simplejpeg, bicubic      3.8  36.5 / 34.1    8.2  32.0 / 31.0
-    Pillow's draft, hamming  3.1  35.9 / 32.6    7.6  31.3 / 30.2
-    twice the scale, hamming 3.0  35.9 / 32.6   10.3  31.7 / 30.7
+                               500x375              2000x1500
+    Pillow, whole, bicubic   4.7  37.5 / 34.1    37.8  32.1 / 31.3
+    Pillow's draft, hamming  3.5  36.8 / 32.7     8.4  30.9 / 30.0    where simplejpeg is not
+    simplejpeg, box          2.6  35.4 / 29.6     7.6  29.0 / 28.0
+    simplejpeg, hamming      3.0  36.9 / 32.8     7.8  30.9 / 30.0    where torch is not
+    simplejpeg, bicubic      3.9  37.6 / 34.2     8.6  31.7 / 30.8
+    torch, bilinear          1.7  36.0 / 31.2     6.5  30.4 / 29.5
+    torch, bicubic           1.8  37.6 / 34.2     6.5  31.7 / 30.8    the default; loading torch costs 2 s a worker
 
 The fast path is for JPEGs of 8 bits in YCbCr or grey that decode without a warning; whatever else comes is decoded
 by `datakit.image`, which also says what is wrong with it. Both codecs release the interpreter's lock.

@@ -4,7 +4,7 @@
     python tools/kill_build.py --kills 20 recipe=fg_ood validate=none
 
 Prints one line a kill and the verdict; exit 1 if a byte differs or a `.part` file is left. The moments are drawn
-over the time that the peaceful build took; a build that ends before its moment is started anew in a new folder, so
+over the files that the peaceful build made; a build that ends before its moment is started anew in a new folder, so
 that every kill counts. Seeded: --seed. `tools/faults.py F1` does the same to a small build, 200 times.
 """
 
@@ -29,9 +29,9 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="datakit-kill-") as scratch:
         draw = random.Random(given.seed)
-        wrong = kills(given.words, given.kills, draw, Path(scratch), lambda text: print(text, flush=True))
-    print(f"{given.kills} kills: " + ("TREES DIFFER" if wrong else "every tree byte-identical"))
-    sys.exit(1 if wrong else 0)
+        found = kills(given.words, given.kills, draw, Path(scratch), lambda text: print(text, flush=True))
+    print(found.figures["kills"] + (": TREES DIFFER" if found.failures else ": every tree byte-identical"))
+    sys.exit(1 if found.failures else 0)
 
 
 if __name__ == "__main__":

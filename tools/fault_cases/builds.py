@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from fault_cases import Tell
 RECIPE = '''
 """A folder, its images mirrored, in two splits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from datakit.image import Image
 from datakit.recipe import CatalogUse, Recipe, Store, catalogs
@@ -181,16 +181,25 @@ def left_of(session: int) -> list[int]:
     return found
 
 
-def kill(words: list[str], out: Path, after: float) -> bool:
-    """Start a build and SIGKILL its process group after some seconds; False if it ended before."""
+def kill(words: list[str], out: Path, files: int, after: float) -> bool:
+    """Start a build and SIGKILL its process group some seconds after it has so many files; False if it ended before."""
     process = subprocess.Popen(command(words, out), stdout=subprocess.DEVNULL, start_new_session=True)
     try:
-        process.wait(timeout=after)
-        return False
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        while process.poll() is None and files_of(out) < files:
+            time.sleep(0.002)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=after)
+            return False
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return True
+    return True
+
+
+def files_of(out: Path) -> int:
+    """Files that a build has made so far, of its steps and of what it publishes."""
+    return sum(len(names) for _, _, names in os.walk(out))
 
 
 def damage(out: Path) -> list[str]:
@@ -225,27 +234,48 @@ def ends_well(words: list[str], out: Path, wanted: dict[str, str]) -> str:
     return "; ".join(problems)
 
 
-def kills(words: list[str], count: int, draw: random.Random, scratch: Path, tell: Tell) -> list[str]:
+@dataclass
+class Kills:
+    """What came of kills: a line for each tree that differs, and what stood at each kill."""
+
+    failures: list[str] = field(default_factory=list)
+    stood: list[int] = field(default_factory=list)
+
+    @property
+    def figures(self) -> dict[str, str]:
+        found = sorted(self.stood)
+        some = sum(1 for files in found if files)
+        middle = found[len(found) // 2] if found else 0
+        return {
+            "kills": f"{len(found)}, {some} with files there, {middle} in the middle, {max(found, default=0)} at most"
+        }
+
+
+def kills(words: list[str], count: int, draw: random.Random, scratch: Path, tell: Tell) -> Kills:
     """SIGKILL builds of these words at so many random moments; a line for each tree that differs from a peaceful one.
 
-    The moments are drawn over the time that a peaceful build takes; one that ends before its moment is started anew
-    in a new folder, so that every kill counts. A few kills hit the same folder: what was done stays done, so the
-    later ones come upon later phases.
+    A moment is drawn over the files that a build makes, from none to the last, and a hundredth of a second or two: by
+    the clock alone, kills would fall into the start of the interpreter, which takes most of a small build's time. A
+    build that ends before its moment is started anew in a new folder, so that every kill counts. A few kills hit the
+    same folder: what was done stays done, so the later ones come upon later phases.
     """
     seconds = build(words, scratch / "peace")
     wanted = tree(scratch / "peace")
+    most = files_of(scratch / "peace")
     tell(f"in peace: {seconds:.1f} s, {len(wanted)} files")
-    done, rounds, failures = 0, 0, []
-    while done < count:
+    found, rounds = Kills(), 0
+    while len(found.stood) < count:
         out = scratch / f"round{rounds}"
         rounds += 1
-        for _ in range(min(draw.randint(1, 5), count - done)):
-            if not kill(words, out, draw.uniform(0.1, 1.0) * seconds):
+        for _ in range(min(draw.randint(1, 5), count - len(found.stood))):
+            there = files_of(out)
+            # Less often the later ones, or most kills would come upon a tree that is whole.
+            until = there + int((most - there) * draw.random() ** 2)
+            if there >= most or not kill(words, out, until, draw.uniform(0.0, 0.02)):
                 break
-            done += 1
-            steps = len(list((out / ".datakit" / "steps").glob("*/*.json")))
-            tell(f"kill {done}: {steps} records of steps stood")
+            found.stood.append(files_of(out))
+            tell(f"kill {len(found.stood)}: {found.stood[-1]} of {most} files stood")
         wrong = ends_well(words, out, wanted)
-        failures += [f"round {rounds}, up to kill {done}: {wrong}"] if wrong else []
+        found.failures += [f"round {rounds}, up to kill {len(found.stood)}: {wrong}"] if wrong else []
         tell(f"round {rounds}: {wrong or 'equal'}")
-    return failures
+    return found

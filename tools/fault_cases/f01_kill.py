@@ -17,5 +17,5 @@ SUITE = 2
 def run(cases: int, seed: int, work: Path, tell: Tell) -> Outcome:
     """One kill a case."""
     words = [*small_build(work), "run.workers=2"]
-    failures = kills(words, cases, random.Random(seed), work, tell)
-    return Outcome(cases=cases, failures=failures, figures={"kills": str(cases)})
+    found = kills(words, cases, random.Random(seed), work, tell)
+    return Outcome(cases=cases, failures=found.failures, figures=found.figures)

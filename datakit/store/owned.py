@@ -80,7 +80,7 @@ def sweep(root: Path, keep: Iterable[str]) -> list[str]:
             target.unlink()
             gone.append(path)
         _remove_empty(target.parent, root)
-    for path in sorted(kept | set(_noted(root))):
+    for path in sorted(kept | set(_noted(root)) | {MANIFEST}):
         target = root / inside(path)
         for part in target.parent.glob(f"{target.name}.part-*"):
             part.unlink()

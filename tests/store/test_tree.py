@@ -140,6 +140,7 @@ def test_an_interrupted_build_is_no_store_and_the_next_one_leaves_none_of_it(
     toy = toys[0]
     write_shard(tmp_path, ShardPlan(split="train", index=3, of=9), toy.rows, toy.images, layout=Layout())
     (tmp_path / "data" / "train-00004-of-00009.tar.part-123").write_bytes(b"torn")
+    (tmp_path / "manifest.json.part-123").write_bytes(b"torn")  # killed while the last file was written
     with pytest.raises(StoreError, match="no store"):
         open_store(tmp_path)
     write_shard(tmp_path, ShardPlan(split="train", index=4, of=9), toy.rows, toy.images, layout=Layout())

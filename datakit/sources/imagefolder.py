@@ -89,7 +89,7 @@ class _Place:
 
     def fields(self, name: str, row: records.Row) -> records.Row:
         """The fields of the image called `name`; a row of metadata goes before its folders."""
-        parts, official = PurePosixPath(name).parts[:-1], None
+        parts, official = name.split("/")[:-1], None  # not pathlib: 20x the time
         if self.splits:
             if not parts or parts[0] not in self.splits:
                 raise SampleError("no_class", "it lies outside of the split folders")
@@ -100,7 +100,7 @@ class _Place:
         depth = self.levels if self.levels >= 0 else max(len(parts) - 1, 0)
         known: records.Row = {
             "class_name": parts[depth] if parts else None,
-            "taxonomy": list(parts[:depth]),
+            "taxonomy": parts[:depth],
             "official_split": official,
         }
         known |= records.standard(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -38,6 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     for name in ("HF_HOME", "CROISSANT_CACHE", "WIDS_CACHE"):
         os.environ[name] = str(caches / name.lower())
+
+
+def pytest_collection_finish() -> None:
+    """What the imports left stays for good: no later collection of garbage looks through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -153,10 +153,12 @@ def resized(image_HWC: NDArray[np.uint8], out_HWC: NDArray[np.uint8]) -> None:
     """uint8 (height, width, 3) to the size of `out_HWC` by torch's antialiased bilinear filter, which is Pillow's to
     within a step of 8 bits and takes a third of its time: it is vectorised.
     """
-    # A copy of a part is nothing; channels that lie together are what the vectorised kernel takes.
-    room = None if image_HWC.flags.c_contiguous else _PARTS.take(image_HWC.size)
+    # A copy of a part is nothing; channels that lie together are what the vectorised kernel takes, and torch warns of
+    # memory that may not be written to, as Pillow's.
+    ready = image_HWC.flags.c_contiguous and image_HWC.flags.writeable
+    room = None if ready else _PARTS.take(image_HWC.size)
     if room is None:
-        part = np.ascontiguousarray(image_HWC)
+        part = np.require(image_HWC, requirements=["C", "W"])
     else:
         part = np.frombuffer(room, np.uint8, image_HWC.size).reshape(image_HWC.shape)
         np.copyto(part, image_HWC)

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from datakit.store.reader import Store, open_store
@@ -111,3 +112,22 @@ def test_what_a_transform_makes_is_collated_as_torch_does(store: Store) -> None:
         assert batch["x"].shape == (5, 2) and batch["key"] == store["train"].keys[:5]
     counted = store.torch(5, collate=len)
     assert list(counted) == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("shape", [(300, 300, 3), (1, 1, 3), (7, 900, 3), (2400, 2400, 3)])
+def test_the_filter_of_tensors_is_pillows_to_a_step_and_warns_of_nothing(
+    shape: tuple[int, int, int], recwarn: pytest.WarningsRecorder
+) -> None:
+    from PIL import Image as pil
+
+    from datakit.store.torch import resized
+
+    whole = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    whole.flags.writeable = False
+    wanted = np.asarray(pil.fromarray(whole).resize((50, 50), pil.Resampling.BILINEAR)).astype(int)
+    for given in (whole, whole[:, ::-1][:, ::-1], np.asfortranarray(whole), whole.copy()):
+        out = np.zeros((50, 50, 3), np.uint8)
+        before = given.copy()
+        resized(given, out)
+        assert np.abs(out - wanted).max() <= 1 and np.array_equal(given, before)
+    assert not recwarn.list

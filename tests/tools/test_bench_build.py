@@ -55,5 +55,5 @@ def test_every_goal_has_a_verdict(bench: Any, peer_s: float, said: str) -> None:
     runs = {(kind, row): [run] for kind in ("small", "large") for row in bench.ROWS}
     runs["small", bench.PEER] = [run | {"cpu": peer_s}]
     verdicts = [line for line in bench.table(runs) if "goal" in line]
-    assert len(verdicts) == len(bench.GOALS) + 4
+    assert len(verdicts) == len(bench.GOALS) + 6  # PSNR: two corpora, three codecs
     assert verdicts[0].endswith(f": {said}")

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SLAB = 1 << 20  # bytes of one; as it stays while any part of it is held, it is not larger
 MOST = 64  # slabs a thread has at most; what needs more is read into bytes
@@ -98,6 +99,8 @@ class Room:
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array to be filled, of memory that nobody else has until every view of it is gone."""
+        import numpy as np
+
         size = math.prod(shape) * dtype.itemsize
         if size < SLAB:  # so small that malloc has it at hand
             return np.empty(shape, dtype)

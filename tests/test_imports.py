@@ -34,6 +34,7 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "datakit/models/",
             TRAIN,
             "datakit/store/torch.py",
+            "datakit/codec.py",
             "datakit/run/doctor.py",
             "datakit/store/adapters.py",
         ),

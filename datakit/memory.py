@@ -7,7 +7,9 @@ digest, into new `bytes` in 60.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SLAB = 1 << 20  # bytes of one; as it stays while any part of it is held, it is not larger
-MOST = 64  # slabs a thread has at most; what needs more is read into bytes
+Memory = bytearray | mmap.mmap
+
+SLAB = 2 << 20  # bytes of one: a huge page; as it stays while any part of it is held, it is not larger
+MOST = 32  # slabs a thread has at most; what needs more is read into bytes
 LOOKS = 4  # slabs asked whether they are free before another is made
 SCRATCH = 16 << 20  # bytes that a thread keeps at hand for what is done with at once
 SPARE = 4  # batches whose memory a loader keeps at hand
@@ -46,7 +50,7 @@ class _Mine:
     """The slabs of one thread; the last one is filled from its start to its end."""
 
     def __init__(self) -> None:
-        self._slabs: deque[bytearray] = deque()
+        self._slabs: deque[Memory] = deque()
         self._rest: memoryview | None = None  # of the last slab, while it has room
         self._at = 0
 
@@ -62,14 +66,14 @@ class _Mine:
         self._at += size
         return part
 
-    def _next(self) -> bytearray | None:
+    def _next(self) -> Memory | None:
         """A slab that nobody holds: the one longest in use is most likely to be free."""
         for _ in range(min(LOOKS, len(self._slabs))):
             slab = self._slabs.popleft()
             if _free(slab):
                 return slab
             self._slabs.append(slab)
-        return bytearray(SLAB) if len(self._slabs) < MOST else None
+        return _fresh(SLAB) if len(self._slabs) < MOST else None
 
 
 class Scratch:
@@ -92,7 +96,7 @@ class Room:
     """Whole batches of pixels, for one thread: whoever drops a batch makes room for the next of its size."""
 
     def __init__(self) -> None:
-        self._kept: deque[bytearray] = deque(maxlen=SPARE)
+        self._kept: deque[Memory] = deque(maxlen=SPARE)
 
     def __reduce__(self) -> tuple[type[Room], tuple[()]]:
         return Room, ()
@@ -106,16 +110,30 @@ class Room:
             return np.empty(shape, dtype)
         memory = next((one for one in self._kept if len(one) == size and _free(one)), None)
         if memory is None:
-            memory = bytearray(size)
+            memory = _fresh(size)
             self._kept.append(memory)
         return np.frombuffer(memory, dtype).reshape(shape)
 
 
-def _free(slab: bytearray) -> bool:
+def _fresh(size: int) -> Memory:
+    """Memory of `size` bytes. In huge pages where the system has them: to find a page takes the kernel as long as to
+    copy 20 kB, and a slab would have 512.
+    """
+    if size < SLAB or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return bytearray(size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def _free(memory: Memory) -> bool:
     """Whether no view of it is left: Python lets none resize what others look at, and says so."""
     try:
-        last = slab.pop()
+        if isinstance(memory, mmap.mmap):
+            memory.resize(len(memory))
+        else:
+            memory.append(memory.pop())  # within what it has: nothing moves
     except BufferError:
         return False
-    slab.append(last)  # within what it has: nothing moves
     return True

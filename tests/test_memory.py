@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import pickle
 import threading
 from collections import deque
 
 import numpy as np
+import pytest
 
 from datakit.memory import MOST, SCRATCH, SLAB, SPARE, Room, Scratch, Slabs
 
 
 def address(part: memoryview) -> int:
     return int(np.frombuffer(part, np.uint8).ctypes.data)
+
+
+@pytest.fixture(params=["huge pages", "none"], autouse=True)
+def pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a system has that knows of huge pages, and what another has."""
+    if request.param == "none":
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
 
 
 def test_a_part_is_its_holders_alone_until_it_is_dropped() -> None:

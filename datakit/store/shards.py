@@ -135,7 +135,7 @@ class Shards:
         return handle
 
     def image(self, index: int, row: int) -> bytes | memoryview:
-        """As it lies in the tar. A view keeps up to a megabyte of memory from being used again: let go of it soon."""
+        """As it lies in the tar. A view keeps up to 2 MiB of memory from being used again: let go of it soon."""
         return self.shard(index).image(row, self.handle(index), self._slabs)
 
     def members(self, index: int, row: int) -> dict[str, bytes]:

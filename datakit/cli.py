@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 internal error; 2 the words; 3 a check or a verification f
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -310,11 +311,20 @@ def _stop(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _done() -> None:
+    """What was asked for is done and said: Python still takes itself apart, some tens of milliseconds, in which it has
+    put back what ends a process without a word. The exit code is to tell what was done.
+    """
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+
+
 def main() -> None:
     """Entry point: runs a verb and turns errors into one line and an exit code."""
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else our caller wants us deaf to it
         signal.signal(signal.SIGINT, _stop)
+    atexit.register(_done)  # the first one registered is the last one called
     with closed_pipe_ends():
         sys.exit(_exit_code())
 

@@ -168,3 +168,19 @@ def test_the_public_names_are_those_listed() -> None:
         assert getattr(datakit, name) is not None
     with pytest.raises(AttributeError, match="it has Build"):
         _ = datakit.nothing
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_last_word_does_not_change_the_exit_code(number: signal.Signals) -> None:
+    script = (
+        "import os, sys\n"
+        "from datakit.cli import main\n"
+        "class Late:\n"
+        f"    def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, {int(number)})\n"
+        "late = Late()\n"  # goes when Python takes itself apart
+        "sys.argv = ['datakit', '--version']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip().endswith(datakit.__version__)
+    assert not done.stderr

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as pil
 
-from datakit import codec, image
+from datakit import codec, image, scaled
 from datakit.errors import SampleError
 
 Pixels = NDArray[np.uint8]
@@ -91,7 +91,7 @@ def test_other_jpegs_decode_as_ever(name: codec.Codec, mode: str) -> None:
     options: dict[str, Any] = {"progressive": {"progressive": True}, "RGB": {"keep_rgb": True}}.get(mode, {})
     data = jpeg(picture.convert(mode) if mode in ("L", "CMYK") else picture, **options)
     assert np.array_equal(codec.decode_rgb(data, codec=name), image.decode(data))
-    assert psnr(codec.cover(data, 96, box=codec.WHOLE, codec=name), whole(data, 96, codec.WHOLE)) > 40
+    assert psnr(codec.cover(data, 96, box=scaled.WHOLE, codec=name), whole(data, 96, scaled.WHOLE)) > 40
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF"])

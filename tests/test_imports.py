@@ -14,11 +14,13 @@ ANYWHERE = ("datakit/", "recipes/")
 ARRAYS = tuple(
     f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train")
 )
+CLUSTER = ("datakit/run/cluster.py", "datakit/run/dask.py")
 REPORT, TRAIN, TIMM = "datakit/check/report", "datakit/train/", "datakit/models/timm_model.py"
 PICTURES = (
     "datakit/image.py",
     "datakit/store/sheet.py",
     "datakit/codec.py",
+    "datakit/scaled.py",
     "datakit/stages/",
     "datakit/models/",
     REPORT,
@@ -27,7 +29,7 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "numpy": (ANYWHERE, ARRAYS),
     "pyarrow": (ANYWHERE, ARRAYS),
     "PIL": (PICTURES, (REPORT,)),
-    "simplejpeg": (("datakit/codec.py",), ()),
+    "simplejpeg": (("datakit/codec.py", "datakit/scaled.py"), ()),
     "faiss": (("datakit/stages/", "datakit/check/", "datakit/index/"), ()),
     "torch": (
         (
@@ -48,8 +50,8 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "onnxruntime": (("datakit/models/",), ()),
     "onnx": (("datakit/models/",), ()),
     "jinja2": ((REPORT,), (REPORT,)),
-    "dask": (("datakit/run/dask.py", "datakit/index/"), ("datakit/run/dask.py",)),
-    "distributed": (("datakit/run/dask.py", "datakit/index/"), ("datakit/run/dask.py",)),
+    "dask": ((*CLUSTER, "datakit/index/"), CLUSTER),
+    "distributed": ((*CLUSTER, "datakit/index/"), CLUSTER),
 }
 
 

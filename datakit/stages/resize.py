@@ -7,6 +7,7 @@ import xxhash
 from datakit import codec as codecs
 from datakit.image import EXTENSIONS, Header, Image, encode
 from datakit.image_guard import check_size, format_of, jpeg_channels
+from datakit.scaled import orientation
 from datakit.stage import Sample, Stage, stage
 
 KEPT = ("PNG", "WEBP")  # formats that stay what they are; all others become JPEG
@@ -29,8 +30,8 @@ def resize_by(sample: Sample, *, short_side: int, quality: int, codec: codecs.Co
     new image's. `mean_rgb` and the perceptual hashes stay those of the original: they are what finds its copies.
     """
     image: Image = sample["image"]
-    format, (width, height), orientation = _seen(image)
-    if min(width, height) <= short_side and orientation == 1:
+    format, (width, height), turned = _seen(image)
+    if min(width, height) <= short_side and turned == 1:
         return sample
     changes = [*sample.get("changes", ()), "resized"]
     if format in KEPT:
@@ -48,7 +49,7 @@ def _seen(image: Image) -> tuple[str, tuple[int, int], int]:
     """Format, (width, height) in px and orientation: of a JPEG by its head alone, in a tenth of Pillow's time."""
     data = image.encoded
     if format_of(data[:16]) == "JPEG":
-        return "JPEG", check_size(data), codecs.orientation(data)
+        return "JPEG", check_size(data), orientation(data)
     header = image.header
     return header.format, (header.width, header.height), header.orientation
 

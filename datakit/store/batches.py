@@ -18,11 +18,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datakit.codec import Box, Codec, Resize, chosen, cover
+from datakit.codec import Codec, Resize, chosen, cover
 from datakit.errors import ConfigError, SampleError, StoreError
 from datakit.image import Image
 from datakit.memory import Room, Slabs
 from datakit.rng import rng_for
+from datakit.scaled import Box
 from datakit.stage import Sample
 from datakit.store.loader import Samples
 from datakit.store.reading import IMAGE, Place

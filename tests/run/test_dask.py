@@ -176,10 +176,10 @@ def test_killed_workers_are_replaced_and_their_samples_counted_once(tmp_path: Pa
 def test_a_stopped_worker_is_replaced_while_it_starts_and_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datakit.run import dask
+    from datakit.run import cluster
 
-    assert dask.LOOK * dask.HELD < 5
-    monkeypatch.setattr(dask, "LOOK", 0.2)
+    assert cluster.LOOK * cluster.HELD < 5
+    monkeypatch.setattr(cluster, "LOOK", 0.2)
     with signalled(signal.SIGSTOP, 1, after=0.1) as stopped, open_pool(ON_DASK, QuietSink()) as pool:
         assert len(stopped) == 1
         jobs = first_jobs(tmp_path, "samples=20", "shards=6")
@@ -318,10 +318,10 @@ def test_workers_that_see_another_disk_are_refused_at_once(
 
 
 def test_a_scheduler_that_does_not_answer_is_named_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    from datakit.run import dask
+    from datakit.run import cluster
 
-    assert dask.CONNECT < 10
-    monkeypatch.setattr(dask, "CONNECT", 1.0)
+    assert cluster.CONNECT < 10
+    monkeypatch.setattr(cluster, "CONNECT", 1.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()  # takes the connection and says nothing

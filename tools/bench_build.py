@@ -1,6 +1,6 @@
 """What it costs to make a folder of JPEGs small (shorter side 256, quality 90): datakit beside its peers, in one run.
 
-    python tools/bench_build.py [--files 4000] [--times 2] [--large 60] [--rounds 3] [--source DIR]
+    python tools/bench_build.py [--files 4000] [--times 4] [--large 60] [--rounds 3] [--source DIR]
                                 [--source-large DIR] [--corpus DIR] [--out DIR] [--img2dataset-python PATH]
 
 "codec" rows decode, resize and encode in one loop: `datakit.codec.resized` with each codec (first with what `auto`
@@ -325,7 +325,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--files", type=int, default=4000)
-    parser.add_argument("--times", type=int, default=2)
+    parser.add_argument("--times", type=int, default=4)
     parser.add_argument("--large", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     for option in ("--source", "--source-large", "--corpus", "--img2dataset-python"):

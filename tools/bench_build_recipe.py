@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from datakit.blob import Blob
@@ -23,10 +24,16 @@ class Config:
     codec: str = "auto"
 
 
+@cache
+def listing(folder: str) -> list[Path]:
+    """Once a worker."""
+    return sorted(Path(folder).rglob("*.jpg"))
+
+
 @source_stage(version=1)
 def folder_files(shard: int, *, folder: str, files: int, per_shard: int) -> Iterator[Sample]:
     """`per_shard` of the folder's first `files` JPEGs by path."""
-    paths = sorted(Path(folder).rglob("*.jpg"))[:files]
+    paths = listing(folder)[:files]
     for number in range(shard * per_shard, min((shard + 1) * per_shard, len(paths))):
         path = paths[number]
         image = Image(Blob(str(path), 0, path.stat().st_size))

@@ -20,10 +20,10 @@ def drop_damaged(steps: Steps, sink: Sink) -> int:
     What was made from them since is as it was: a shard made again has the bytes that it had.
     """
     found = [
-        (step, steps.folder(step), manifest)
+        (step, folder, manifest)
         for step in steps.plan.steps.values()
         if step.verb != "catalogs"
-        for manifest in steps.made(step)
+        for folder, manifest in steps.made(step)
     ]
     dropped = 0
     with ThreadPoolExecutor(os.cpu_count()) as readers:  # reading and hashing let go of the interpreter

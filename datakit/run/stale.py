@@ -20,7 +20,7 @@ def refuse_stale(steps: Steps, options: RunOptions) -> list[Path]:
         return doomed
     for fingerprint, step in steps.plan.steps.items():
         folder = steps.root / "steps" / fingerprint
-        old = [made for made in steps.made(step) if made.code != steps.plan.lineage(step)]
+        old = [made for _, made in steps.made(step) if made.code != steps.plan.lineage(step)]
         if old and options.stale == "redo":
             doomed.append(folder)
         elif old:

@@ -81,13 +81,15 @@ class Steps:
             raise StoreError(f"{step.name}: a part of {phase} vanished; run the command again")
         return whole
 
-    def made(self, step: Step) -> list[Manifest]:
-        """The manifests of all shards, and parts of phases, that are there: after a kill the first may be missing."""
+    def made(self, step: Step) -> list[tuple[Path, Manifest]]:
+        """The manifests of all shards, and parts of phases, that are there, each with its folder, to which its files
+        are relative: after a kill the first may be missing.
+        """
         found = []
         for folder in [self.folder(step), *sorted(self.folder(step).glob("*/"))]:
             shards = sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
-            found += [read_manifest(folder, shard) for shard in shards]
-        return [manifest for manifest in found if manifest is not None]
+            found += [(folder, read_manifest(folder, shard)) for shard in shards]
+        return [(folder, manifest) for folder, manifest in found if manifest is not None]
 
     def sizes(self, step: Step) -> list[tuple[int, int]]:
         """(rows, bytes of its tables) of each shard of a complete step."""
@@ -106,7 +108,7 @@ class Steps:
 
     def made_by(self, step: Step) -> str:
         """The code that made a step's shards: the plan's lineage, but for what `run.stale=keep` kept."""
-        codes = {manifest.code for manifest in self.made(step)} or {self.plan.lineage(step)}
+        codes = {manifest.code for _, manifest in self.made(step)} or {self.plan.lineage(step)}
         return " ".join(sorted(codes))
 
     def manifests(self, step: Step) -> list[Manifest]:

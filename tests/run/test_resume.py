@@ -245,6 +245,29 @@ def test_steps_that_were_damaged_on_disk_are_made_again(tmp_path: Path, what: st
     assert [path for path in wanted if path.suffix != ".json" and now[path] != wanted[path]] == []
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_parts_of_phases_are_judged_in_their_own_folders(tmp_path: Path, damaged: bool) -> None:
+    """A cache keeps them: taken for the step's own shards, they would have its manifest deleted under its readers."""
+    cache = tmp_path / "cache"
+    first = command(TOY, tmp_path / "first", f"run.cache={cache}")
+    assert first.returncode == 0, first.stderr
+    manifests = {path: path.stat().st_ino for path in (cache / "steps").rglob("*.json")}
+    parts = sorted((cache / "steps").glob("*/split/*.arrow"))
+    assert parts and any(path.parent.name == "split" for path in manifests)
+    if damaged:
+        data = bytearray(parts[0].read_bytes())
+        data[len(data) // 2] ^= 1
+        parts[0].write_bytes(data)
+    line = [sys.executable, "-m", "datakit.cli", "build", f"recipe={TOY}", f"out={tmp_path / 'second'}"]
+    second = subprocess.run(
+        [*line, f"run.cache={cache}", "run.inline=true", "--plain"], capture_output=True, text=True
+    )
+    assert second.returncode == 0, second.stderr
+    gone = [path for path, inode in manifests.items() if not path.exists() or path.stat().st_ino != inode]
+    assert second.stderr.count("damaged on disk") == len(gone) == int(damaged)
+    assert all(path.parent == parts[0].parent for path in gone)
+
+
 def test_redo_does_not_delete_under_another_build_of_the_same_cache(
     changed: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datakit.errors import ConfigError, StoreError, did_you_mean
 from datakit.manifest import atomic
 from datakit.store.metadata import KEY
+from datakit.store.parquet_guard import open_parquet
 
 if TYPE_CHECKING:
     from datakit.store.reader import Store
 
 MARK = b"datakit.store"  # in the schema: the digest of the store that a sidecar belongs to
-_UNREADABLE = (OSError, pa.ArrowException)
+_UNREADABLE = (OSError, ValueError, pa.ArrowException)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,8 @@ def _read(path: Path) -> pa.Table:
             with pa.memory_map(str(path)) as source:
                 table = pa.ipc.open_file(source).read_all()
         else:
-            table = pq.ParquetFile(path).read()
+            with open_parquet(path) as parquet:
+                table = parquet.read()
         table.validate(full=True)
         return table
     except _UNREADABLE as problem:

@@ -83,8 +83,10 @@ def _fetch(client: Client, wanted: dict[str, Seen], folder: Path) -> None:
         for path, seen in wanted.items()
         if known.get(path) != _stamp(seen, files / path) or not seen.token
     ]
-    for path in sorted(set(known) - set(wanted)):
-        (files / path).unlink(missing_ok=True)
+    # By what is there, not by what was noted: a killed attempt noted nothing.
+    for here in list(files.rglob("*")):
+        if not here.is_dir() and here.relative_to(files).as_posix() not in wanted:
+            here.unlink(missing_ok=True)
     if not todo:
         return
 

@@ -8,6 +8,7 @@ does: its readers find no store then, never other bytes. Files of the earlier on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -97,6 +98,7 @@ class _Publication:
         if old == self.manifest and not missing and not left - set(self.contents.files):
             self._forget(there)
             return self._report([], 0, withdrawn=False)
+        self._check_here(missing)
         token = there[NOTE].token if noted else None
         self._note(left, token)
         withdrawn = old != self.manifest and any(
@@ -147,6 +149,19 @@ class _Publication:
             if holds
         }
         return [file for file in files if file.path not in proved]
+
+    def _check_here(self, missing: list[File]) -> None:
+        """Before anything changes there. Raises StoreError where a file is not as written."""
+        for file in missing:
+            digest = hashlib.sha256()
+            try:
+                with (self.root / file.path).open("rb") as data:
+                    while chunk := data.read(1 << 20):
+                        digest.update(chunk)
+            except OSError as problem:
+                raise StoreError(f"{self.root / file.path} cannot be read: {problem.strerror}") from problem
+            if digest.hexdigest() != file.sha256:
+                raise StoreError(f"{self.root / file.path} is not as written; run datakit verify {self.root}")
 
     def _note(self, left: set[str], replaces: str | None) -> None:
         files = sorted(left | set(self.contents.files))

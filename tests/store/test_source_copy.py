@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from datakit.errors import CatalogError, ConfigError, EnvironmentProblem
+from datakit.store import source_copy
 from datakit.store.cache import Cache
 from datakit.store.client import Client, Patience
 from datakit.store.source_copy import local_copy
@@ -85,3 +86,18 @@ def test_what_cannot_be_recorded_or_listed_is_refused(source: str) -> None:
     with pytest.raises(ConfigError) as caught:
         local_copy(source)
     assert "word" not in str(caught.value).replace("words", "") and "sig" not in str(caught.value)
+
+
+def test_a_killed_copy_leaves_nothing_that_is_not_at_the_source(
+    bucket: str,
+) -> None:
+    files = {f"a/{number}.jpg": b"%d" % number for number in range(6)}
+    for path, data in files.items():
+        put(f"{bucket}/birds", path, data)
+    place = local_copy(f"{bucket}/birds")
+    (place.parent / source_copy._FETCHED).unlink()  # a kill comes before it is written
+    (place / "a/1.jpg.part-1-0").write_bytes(b"half")
+    client = Client(parse_url(f"{bucket}/birds"), QUICK)
+    client.now("rm_file", client.url.at("a/0.jpg"))
+    del files["a/0.jpg"]
+    assert tree(local_copy(f"{bucket}/birds")) == files

@@ -254,3 +254,22 @@ def test_what_takes_no_upload_says_so(root: Path) -> None:
     for place, said in (("http://127.0.0.1:9/x", "take no uploads"), ("/somewhere", "publish takes a URL")):
         with pytest.raises(ConfigError, match=said):
             upload(root, place)
+
+
+@pytest.mark.parametrize("how", ["gone", "changed"])
+def test_a_store_that_is_damaged_here_takes_none_down_there(
+    bucket: str, root: Path, other: Path, how: str
+) -> None:
+    url = f"{bucket}/birds"
+    upload(root, url)
+    before = objects(url)
+    file = next(iter(sorted((other / "metadata").glob("*.parquet"))))
+    if how == "gone":
+        file.unlink()
+    else:
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    with pytest.raises(StoreError, match=file.name):
+        upload(other, url)
+    assert objects(url) == before

@@ -23,6 +23,7 @@ from datakit.cli import cli
 from datakit.errors import ConfigError, StoreError
 from datakit.image import Image
 from datakit.store.contents import canonical
+from datakit.store.export import export_words
 from datakit.store.layout import Layout, ShardPlan, StoreInfo
 from datakit.store.metadata import LOCATION, published_rows, to_parquet, with_location
 from datakit.store.reader import open_store
@@ -758,3 +759,32 @@ def test_the_verb_names_shard_and_key_and_exits_3(copy: Path, tmp_path: Path) ->
     with_sidecar(copy, tmp_path / "x.arrow", ["bird-0000"])
     done = run(cli, ["verify", str(copy), "--deep", "--sidecar", str(tmp_path / "x.arrow")])
     assert f"{tmp_path / 'x.arrow'} [bird-0001]: pairing: 31 of 32 samples have no row" in done.output
+
+
+@pytest.mark.parametrize("format", ["imagefolder", "llava", "datajuicer", "openood"])
+def test_keys_of_a_foreign_store_are_no_way_out_of_an_export(copy: Path, tmp_path: Path, format: str) -> None:
+    mine = tmp_path / "mine.jpg"
+    mine.write_bytes(b"mine")
+
+    def outward(table: pa.Table) -> pa.Table:
+        keys = ["/".join([".."] * 6) + str(mine.with_suffix("")), *table["key"].to_pylist()[1:]]
+        return table.set_column(0, "key", pa.array(keys))
+
+    rewrite_rows(copy, outward)
+    reseal(copy)
+    with pytest.raises(StoreError, match="is no path of a file within"):
+        export_words([f"format={format}", f"store={copy}", f"out={tmp_path / 'out' / format}"])
+    assert mine.read_bytes() == b"mine"
+    assert not [path for path in tmp_path.glob("*") if path not in (mine, copy, tmp_path / "out")]
+
+
+def test_a_sidecar_that_unpacks_to_too_much_is_refused_by_its_head(copy: Path) -> None:
+    digest = open_store(copy).digest
+    rows = pa.table({"key": ["k"], "value": pa.array([bytes(80 << 20)], pa.binary())})
+    marked = rows.replace_schema_metadata({"datakit.store": digest})
+    pq.write_table(marked, copy / "captions.parquet", compression="zstd", use_dictionary=False)
+    assert (copy / "captions.parquet").stat().st_size < 100_000
+    report = verify(copy, deep=True)
+    assert any(
+        "captions.parquet" in problem.file and "out of" in problem.detail for problem in report.problems
+    )

@@ -18,6 +18,7 @@ from typing import Any
 
 from datakit.errors import ConfigError, EnvironmentProblem
 from datakit.manifest import remove_orphans, write_bytes, write_json
+from datakit.store.owned import inside
 from datakit.store.reader import Store
 
 MARKER = "datakit-export.json"
@@ -46,7 +47,7 @@ class Target:
 
     def image(self, path: str, data: bytes) -> None:
         """A loose image. Not synced, one of very many: the whole folder is, once."""
-        target = self.root / path
+        target = self.root / inside(path)  # keys come from the store, and that from anywhere
         try:
             self.images += 1
             if target.is_file() and target.read_bytes() == data:

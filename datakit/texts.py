@@ -49,13 +49,14 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 
 def load_yaml(path: Path) -> Any:
-    """Text, lists and mappings of text out of a YAML file; scalars stay text.
+    """Text, lists and mappings of text out of a YAML file; scalars stay text. Raises OSError, as `parse_yaml`."""
+    return parse_yaml(read_settings(path))
 
-    Raises OSError, ValueError: no YAML, anchors, tags, more than one document's worth of nesting.
-    """
+
+def parse_yaml(text: str) -> Any:
+    """The same of YAML. Raises ValueError: no YAML, anchors, tags, more than one document's worth of nesting."""
     import yaml
 
-    text = read_settings(path)
     try:
         depth = 0
         # Before anything is built: these events come one by one, however deep they are.

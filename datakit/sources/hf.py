@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from datakit.blob import Blob
-from datakit.errors import CatalogError, MissingExtra, SampleError, StoreError, did_you_mean
+from datakit.errors import CatalogError, MissingExtra, SampleError, did_you_mean
 from datakit.sources import records
 from datakit.sources.entry import SPLITS, ClassNames, Entry, Problem, carried
 from datakit.sources.hf_files import DAMAGED, HubFiles, LocalFiles
-from datakit.store.arrow_guard import sound_batches
+from datakit.sources.hf_guard import check_folder, check_saved
 from datakit.store.owned import is_ours
 
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
@@ -78,29 +78,21 @@ def _splits(root: Path | None, repo: str, config: str) -> Mapping[str, Any]:
         raise CatalogError("give source=FOLDER, or options.repo=USER/NAME of the hub")
     try:
         if root and any((root / name).exists() for name in SAVED):
-            _check_arrow(root)
+            check_saved(root)
             found = datasets.load_from_disk(str(root))
         else:
-            _refuse_builds(root)
+            if root:
+                _refuse_builds(root)
+                check_folder(root)
             found = datasets.load_dataset(str(root or repo), config or None, streaming=True)
     except (*UNREADABLE, datasets.exceptions.DatasetsError) as problem:
         raise CatalogError(f"cannot read {root or repo} as a Hugging Face data set: {problem}") from problem
     return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
 
 
-def _check_arrow(root: Path) -> None:
-    """Raise CatalogError naming the file that is not sound: `datasets` maps it and believes it."""
-    try:
-        for path in sorted(root.rglob("*.arrow")):
-            for _ in sound_batches(path):
-                pass
-    except StoreError as problem:
-        raise CatalogError(f"cannot read {root} as a Hugging Face data set: {problem}") from problem
-
-
-def _refuse_builds(root: Path | None) -> None:
+def _refuse_builds(root: Path) -> None:
     """Raise CatalogError where a store of ours lies in the source: datasets would take its shards for data."""
-    for manifest in root.rglob("manifest.json") if root else ():
+    for manifest in root.rglob("manifest.json"):
         if manifest.parent != root and is_ours(manifest.parent):
             raise CatalogError(f"{manifest.parent} is a build within the source {root}: move it elsewhere")
 

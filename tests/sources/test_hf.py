@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import io
 import json
 import tarfile
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +286,94 @@ def test_a_zip_bomb_and_a_zip_within_a_zip_are_refused(
         files.find(f"zip://bomb.png::{place}")
     with pytest.raises(SampleError, match="a zip within a zip"):
         files.find(f"zip://a.png::zip://inner.zip::{place}")
+
+
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{web}",
+        "{outside}/x.parquet",
+        "../outside/x.parquet",
+        "zip://x.parquet::{web}",
+        "[{{split: train, path: [a.parquet, '{web}']}}]",
+    ],
+)
+def test_a_card_has_nothing_opened_that_lies_elsewhere(tmp_path: Path, card: str, place: str) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (root, outside):
+        folder.mkdir()
+        saved_parquet(folder / ("a.parquet" if folder == root else "x.parquet"))
+    asked: list[str] = []
+    with listening(asked) as web:
+        told = f"configs:\n- config_name: default\n  data_files: {place.format(web=web, outside=outside)}\n"
+        (root / card).write_text(f"---\n{told}---\n# Birds\n" if card == "README.md" else told)
+        with pytest.raises(CatalogError, match="not within the folder"):
+            list(scan(root))
+    assert not asked
+
+
+def test_a_card_may_name_files_of_its_own(tmp_path: Path) -> None:
+    saved_parquet(tmp_path / "a.parquet")
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: a.parquet\n---\n"
+    )
+    assert len(list(scan(tmp_path))) == 2
+
+
+def test_parquet_that_unpacks_to_too_much_is_refused_by_its_head(tmp_path: Path) -> None:
+    saved_parquet(tmp_path / "train.parquet", note=bytes(80 << 20))
+    assert (tmp_path / "train.parquet").stat().st_size < 100_000
+    with pytest.raises(CatalogError, match=r"train\.parquet.*out of"):
+        list(scan(tmp_path))
+
+
+def test_a_saved_data_set_names_only_files_beside_it(tmp_path: Path) -> None:
+    saved(tmp_path / "birds")
+    states = sorted((tmp_path / "birds").rglob("state.json"))
+    state = json.loads(states[0].read_text())
+    for name in ("../elsewhere.arrow", "/elsewhere.arrow", ".."):
+        states[0].write_text(json.dumps(state | {"_data_files": [{"filename": name}]}))
+        with pytest.raises(CatalogError, match="no file beside it"):
+            list(scan(tmp_path / "birds"))
+    whole = states[0].parent / state["_data_files"][0]["filename"]
+    data = whole.read_bytes()
+    (states[0].parent / "data.bin").write_bytes(
+        data[: len(data) // 2]
+    )  # no `.arrow`, and opened all the same
+    states[0].write_text(json.dumps(state | {"_data_files": [{"filename": "data.bin"}]}))
+    with pytest.raises(CatalogError, match=r"data\.bin"):
+        list(scan(tmp_path / "birds"))
+
+
+def saved_parquet(path: Path, note: bytes = b"") -> None:
+    """Two images with a class, as datasets writes them."""
+    image = pa.array([{"bytes": png(shade), "path": None} for shade in (1, 2)], IMAGE)
+    table = pa.table({"image": image, "class_name": ["a", "b"], "note": pa.array([note, b""], pa.binary())})
+    told = {"image": {"_type": "Image"}, "class_name": {"dtype": "string", "_type": "Value"}}
+    told["note"] = {"dtype": "binary", "_type": "Value"}
+    marked = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": told}})})
+    pq.write_table(marked, path, compression="zstd", use_dictionary=False, write_statistics=False)
+
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+@contextlib.contextmanager
+def listening(asked: list[str]) -> Iterator[str]:
+    """An address of loopback that notes who asks."""
+
+    class Noting(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            """Nothing on the terminal."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Noting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/x.parquet"
+        server.shutdown()

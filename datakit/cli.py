@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from datakit.errors import DatakitError, EnvironmentProblem
+from datakit.errors import DatakitError, EnvironmentProblem, Stopped
 from datakit.shell import Export, Inspect, Verbs, closed_pipe_ends, flags, give, mode, table
 
 WORDS = {"ignore_unknown_options": False, "help_option_names": ["--help", "-h"]}
@@ -308,7 +308,7 @@ def _stop(number: int, frame: Any) -> NoReturn:
             signal.signal(name, signal.SIG_DFL)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise SystemExit(128 + number)
+    raise Stopped(128 + number)
 
 
 def _done() -> None:
@@ -319,8 +319,22 @@ def _done() -> None:
         signal.signal(name, signal.SIG_IGN)
 
 
+def _open_standard() -> None:
+    """Standard streams that our caller closed lead nowhere: the next file opened would take their numbers, and what is
+    printed would go into it.
+    """
+    for number, name, how in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, how, closefd=False))
+
+
 def main() -> None:
     """Entry point: runs a verb and turns errors into one line and an exit code."""
+    _open_standard()
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else our caller wants us deaf to it
         signal.signal(signal.SIGINT, _stop)

@@ -19,6 +19,10 @@ import importlib.util
 from collections.abc import Iterable
 
 
+class Stopped(SystemExit):
+    """A signal asks this process to end; any other SystemExit is of code that has no business to end it."""
+
+
 class DatakitError(Exception):
     """What went wrong, in one sentence, and what to do about it."""
 

@@ -8,10 +8,7 @@ reduce runs as a tree, and no job of it sees more than one shard.
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +25,7 @@ from typing import (
     overload,
 )
 
+from datakit.codehash import code_hash
 from datakit.image import Image
 
 if TYPE_CHECKING:
@@ -248,43 +246,3 @@ def reduce(
     if (partial is None) != (merge is None):
         raise TypeError("a reduce that runs as a tree needs both partial and merge")
     return lambda function: _binder("reduce", function, version, partial=partial, merge=merge)
-
-
-def code_hash(function: Callable[..., Any]) -> str:
-    """16 hex digits over the trees of `function` and of the functions and constants of its module that it reaches.
-
-    Comments, layout and docstrings do not count.
-    """
-    module = sys.modules.get(function.__module__)
-    try:
-        tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]  # None is a TypeError too
-    except (OSError, TypeError):
-        return "no-source"
-    top = {name: node for node in tree.body for name in _defined(node)}
-    wanted, seen = [function.__name__], set[str]()
-    while wanted:
-        name = wanted.pop()
-        if name in seen or name not in top:
-            continue
-        seen.add(name)
-        wanted += [node.id for node in ast.walk(top[name]) if isinstance(node, ast.Name)]
-    text = "\n".join(ast.dump(_bare(top[name])) for name in sorted(seen))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _defined(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    if isinstance(node, ast.Assign):
-        return [target.id for target in node.targets if isinstance(target, ast.Name)]
-    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-        return [node.target.id]
-    return []
-
-
-def _bare(node: ast.stmt) -> ast.stmt:
-    """The node without docstrings, which say but do not do."""
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner) is not None:
-            inner.body = inner.body[1:] or [ast.Pass()]
-    return node

@@ -19,6 +19,8 @@ def work(pipe: Any, slot: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.stdout and sys.stderr:  # else these numbers are of other files
+        os.dup2(2, 1)  # what a stage prints is no answer of the build's
     _die_with_parent()
     parent = parent_process()
     if parent is not None:

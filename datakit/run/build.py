@@ -25,7 +25,7 @@ from datakit.run.recheck import drop_damaged
 from datakit.run.request import Request, catalogs_of, request
 from datakit.run.stale import refuse_stale
 from datakit.run.worker import Job, open_steps
-from datakit.sources.scan import scan
+from datakit.sources.scan import changed_since, scan
 from datakit.store.listing import Listing
 from datakit.store.rows import read_table
 from datakit.store.steps import Steps
@@ -92,7 +92,8 @@ def _build(asked: Request, uses: Iterable[CatalogUse], sink: Sink, cache: Sharin
     remove_orphans(asked.out / ".datakit", ours=True)
     for name in ("steps", "listings"):  # a shared cache may hold other things, and other builds write to it
         remove_orphans(asked.root / name, ours=not asked.run.cache)
-    template = job_template(asked, scan_catalogs(uses, asked.root / "listings", sink))
+    listings = scan_catalogs(uses, asked.root / "listings", sink)
+    template = job_template(asked, listings)
     steps = open_steps(template.recipe, template.words, template.listings, template.root)
     if stale := refuse_stale(steps, asked.run):
         with cache.alone() if cache else contextlib.nullcontext():
@@ -106,6 +107,7 @@ def _build(asked: Request, uses: Iterable[CatalogUse], sink: Sink, cache: Sharin
         drop_damaged(steps, sink)
     with open_pool(asked.run, sink) as pool:
         run_steps(steps, template, asked.run, sink, pool)
+        refuse_changed(listings, steps, cache)
         findings = load_findings(steps)
         gate(steps, findings, asked.out)
         manifest = publish(steps, template, pool, sink, findings)
@@ -121,6 +123,27 @@ def scan_catalogs(uses: Iterable[CatalogUse], folder: Path, sink: Sink) -> list[
         listings.append(listing)
     refuse_shared_keys(listings)
     return listings
+
+
+def refuse_changed(listings: Iterable[Listing], steps: Steps, cache: Sharing | None) -> None:
+    """Raise CatalogError where images were replaced while steps read them, and delete what stands on these: it says
+    that it is of what was scanned. Images that no step changed are compared once more when they are published.
+    """
+    for listing in listings:
+        if path := changed_since(listing):
+            with cache.alone() if cache else contextlib.nullcontext():
+                for step in steps.plan.steps.values():
+                    if listing.use.id in _read_by(step):
+                        shutil.rmtree(steps.folder(step), ignore_errors=True)
+            raise CatalogError(
+                f"{path} changed while this build read it, and perhaps others; what was made of it is deleted. "
+                "Run the same command again"
+            )
+
+
+def _read_by(step: Step) -> set[str]:
+    """The catalogs that a step stands on, by id."""
+    return {use.id for use in step.uses}.union(*(_read_by(need) for need in step.needs()))
 
 
 def refuse_shared_keys(listings: list[Listing]) -> None:

@@ -32,23 +32,31 @@ def serve(pipe: Any, slot: Any) -> None:
 def _answer(job: Job, words: _Words) -> Manifest | Exception:
     try:
         manifest = run_job(job, words.tell)
-    except Exception as problem:
+    except BaseException as problem:
+        # SystemExit and KeyboardInterrupt too: here they can only be a stage's, and end no worker.
         return portable(problem)
     words.flush()
     return manifest
 
 
-def portable(problem: Exception) -> Exception:
+def portable(problem: BaseException) -> Exception:
     """The error as it can go through a pipe. A pipe drops causes and tracebacks, so where it arose goes along as a
     note, unless it is one of ours that says all in its text.
     """
     if problem.__cause__ is not None or not isinstance(problem, DatakitError):
         problem.add_note("".join(traceback.format_exception(problem)))
+    if isinstance(problem, Exception) and _pickles(problem):
+        return problem
+    return RuntimeError("".join(traceback.format_exception(problem)))
+
+
+def _pickles(problem: Exception) -> bool:
+    """Not with a constructor of another shape, nor with something in it that no pipe takes."""
     try:
         pickle.loads(pickle.dumps(problem))
-    except Exception:  # a constructor of another shape, or something in it that no pipe takes
-        return RuntimeError("".join(traceback.format_exception(problem)))
-    return problem
+    except Exception:  # whatever its own code raises
+        return False
+    return True
 
 
 class _Words:

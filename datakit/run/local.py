@@ -60,10 +60,11 @@ class Scheduler:
 
     def _begin(self, fingerprint: str, step: Step) -> list[Job]:
         """Jobs of the next phase of which something is missing; none where the last one has ended."""
+        template = replace(self.template, step=fingerprint, lineage=self.steps.plan.lineage(step))
         while self.ahead[fingerprint]:
             phase = self.ahead[fingerprint].pop(0)
             jobs = [
-                replace(self.template, step=fingerprint, shard=part, phase=phase, span=span)
+                replace(template, shard=part, phase=phase, span=span)
                 for part, span in enumerate(spans(self.steps, step, phase))
                 if self.steps.manifest(step, part, phase) is None
             ]

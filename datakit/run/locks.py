@@ -62,7 +62,7 @@ class Sharing:
         """No other builder here. Raises EnvironmentProblem where there is one."""
         if not _try(self.file, fcntl.LOCK_EX):
             raise EnvironmentProblem(
-                f"another build uses the cache {self.cache}, and run.stale=redo deletes steps there; wait for it, or "
+                f"another build uses the cache {self.cache}, and this one has steps to delete there; wait for it, or "
                 "give another run.cache="
             )
         yield

@@ -102,10 +102,20 @@ def run_types(steps: Steps, step: Step, named: dict[str, Any]) -> Manifest:
     by = step.options.get("by")
     if step.verb == "repartition" and by not in types.names:
         raise StageError(f"repartition by {by}: there is no such column")
+    if step.verb == "repartition" and not _groups(kind := types.field(str(by)).type):
+        raise StageError(
+            f"repartition by {by}: it is a column of {kind}; groups are named by text, whole numbers or truths"
+        )
     rows = sum(rows for rows, _ in steps.sizes(step.input))
     path = steps.folder(step) / "types" / "00000.arrow"
     files = {path.name: write_table(path, types.empty_table())}
     return Manifest(**named, inputs=rows, samples=rows, files=files)
+
+
+def _groups(kind: pa.DataType) -> bool:
+    """Whether values of this type name groups: NaN is not itself, and JSON has no dates."""
+    whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    return bool(whole or pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def rows_of_shard(steps: Steps, step: Step, shard: int) -> StepRows:

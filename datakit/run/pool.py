@@ -30,7 +30,7 @@ from datakit.run.birth import work
 from datakit.run.child import NOTHING
 from datakit.run.place import ROOM, Slot
 from datakit.run.progress import Sink
-from datakit.run.watch import Cause, Clock, Judge, Limits, Watch
+from datakit.run.watch import TICK, Cause, Clock, Judge, Limits, Watch
 from datakit.run.worker import Job, run_job
 
 TRIES = 3  # of a start that a dying worker spoils
@@ -83,7 +83,8 @@ class InlinePool:
     def wait(self) -> list[tuple[Job, Manifest]]:
         job = self.jobs.pop()
         tell = _advance(self.sink, job.step)
-        return [(job, run_job(job, tell))]
+        with contextlib.redirect_stdout(sys.stderr):  # what a stage prints is no answer of the build's
+            return [(job, run_job(job, tell))]
 
 
 def _advance(sink: Sink, step: str) -> Any:
@@ -161,7 +162,7 @@ class ProcessPool:
         """The jobs that ended, at least one; that of a lost worker is submitted again. Raises what a job raised."""
         results: list[tuple[Job, Manifest]] = []
         while not results:
-            ready = wait([worker.pipe for worker in self.busy], timeout=self.limits.tick)
+            ready = wait([worker.pipe for worker in self.busy], timeout=TICK)
             for worker in [worker for worker in self.busy if worker.pipe in ready]:
                 results += self._hear(worker)
             if elapsed := self.clock.elapsed():
@@ -170,9 +171,13 @@ class ProcessPool:
         return results
 
     def _look(self, worker: _Worker, elapsed: float) -> None:
-        """Replace the worker if it hangs or has grown too large."""
+        """Replace the worker if it hangs, has grown too large or is dead; a process that a stage forked holds the pipe
+        of a dead one open.
+        """
         pid = worker.process.pid
         cause = worker.watch.lost(pid, elapsed) if pid is not None else None
+        if pid is not None and worker.process.exitcode is not None:
+            cause = "crashed"
         # What it has just said is heard first: its job may be done.
         if cause is not None and not worker.pipe.poll():
             worker.process.kill()  # not asked: a stopped process does not listen

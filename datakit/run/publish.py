@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
+from datakit.blob import Blob
 from datakit.errors import StoreError
 from datakit.image import EXTENSIONS
 from datakit.manifest import Manifest, read_record, write_record
@@ -24,11 +26,12 @@ from datakit.recipe import Recipe, Store
 from datakit.run.describe import info_of, provenance_of, recipe_yaml
 from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
-from datakit.run.worker import Job, open_steps
+from datakit.run.worker import Job, open_steps, other_code
+from datakit.sources.scan import forget
 from datakit.stage import Ref
 from datakit.store.layout import Layout, ShardEntry, ShardPlan
 from datakit.store.rows import StepRows
-from datakit.store.steps import Steps
+from datakit.store.steps import Steps, outcome_counts
 from datakit.store.tree import finish_tree, still_there, write_shard
 
 
@@ -90,15 +93,16 @@ def _is_metadata(name: str, store: Store) -> bool:
 def run_publish(job: Job) -> Manifest:
     """In a worker: write one shard of the tree; its entry is noted last."""
     steps = open_steps(job.recipe, job.words, job.listings, job.root)
+    if _publication(steps) != job.step:
+        raise other_code("publishes another tree")
     split, index, of, samples = steps.groups(steps.plan.recipe.store.step)[job.shard]
     rows, layout = _published_rows(steps)
     table = rows.shard(job.shard)
-    images = [rows.roots.blob(place) for place in table.column("image").to_pylist()]
     entry = write_shard(
         Path(job.out),
         ShardPlan(split=split, index=index, of=of),
         table.select([name for name in table.column_names if name != "image"]),
-        images,
+        _images(table, steps, rows),
         layout=layout,
         schema=rows.schema,
     )
@@ -106,6 +110,33 @@ def run_publish(job: Job) -> Manifest:
     return Manifest(
         fingerprint=job.step, step="publish", shard=job.shard, inputs=samples, samples=entry.samples
     )
+
+
+def _images(table: pa.Table, steps: Steps, rows: StepRows) -> Iterator[Blob | bytes]:
+    """The images of a shard; those that still lie in the source, as it was scanned. StoreError for another."""
+    sources = {listing.token for listing in steps.listings.values()}
+    names = ["__key__", "image", *(["content"] if "content" in table.column_names else [])]
+    for row in table.select(names).to_pylist():
+        blob = rows.roots.blob(row["image"])
+        if not row.get("content") or row["image"]["path"].partition("/")[0] not in sources:
+            yield blob
+            continue
+        try:
+            data = blob.read()
+        except (OSError, EOFError) as problem:
+            raise StoreError(f"sample {row['__key__']} cannot be published: {problem}") from problem
+        if xxhash.xxh3_128_hexdigest(data) != row["content"]:
+            forget(steps.root / "listings")
+            raise StoreError(
+                f"sample {row['__key__']}: {blob.path} changed since this build read it; run the same command again"
+            )
+        yield data
+
+
+@cache
+def _publication(steps: Steps) -> str:
+    """Once a process; the steps are complete."""
+    return publication(steps)
 
 
 @cache
@@ -134,8 +165,16 @@ def publish(
     steps: Steps, template: Job, pool: Pool, sink: Sink, findings: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Write the tree and return its manifest."""
-    out, fingerprint = Path(template.out), publication(steps)
     groups = steps.groups(steps.plan.recipe.store.step)
+    if not groups:
+        counts = outcome_counts(steps.outcomes(steps.plan.recipe.store.step))
+        why = "; ".join(
+            f"{outcome}: {', '.join(f'{count} {reason}' for reason, count in reasons.items())}"
+            for outcome, reasons in counts.items()
+            if reasons
+        )
+        raise StoreError(f"there is no sample to publish ({why or 'none came in'})")
+    out, fingerprint = Path(template.out), publication(steps)
     missing = [shard for shard in range(len(groups)) if _entry(out, fingerprint, shard) is None]
     sink.event("start", step=fingerprint, name="publish", total=sum(groups[shard][3] for shard in missing))
     jobs = [replace(template, step=fingerprint, shard=shard, kind="publish") for shard in missing]

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from datakit import catalog as catalogs
 from datakit.config import RunOptions, expand, keys, parse, resolved_words, split_word
 from datakit.errors import ConfigError
-from datakit.find import recipe_module
+from datakit.find import make_recipe, recipe_module
 from datakit.layers import layered
 from datakit.recipe import CatalogUse, Recipe, Step
 from datakit.store.cache import cache_folder
@@ -50,7 +50,7 @@ def request(words: Iterable[str]) -> Request:
             own.append(word)
     if not recipe:
         raise ConfigError("which recipe? give recipe=NAME (`datakit recipes` lists them)")
-    schema = recipe_module(recipe).Config
+    schema = recipe_module(recipe, anew=True).Config
     others = ["recipe", "out", *(key.name for key in keys(RunOptions, "run."))]
     config = parse(schema, layered(schema, Path(recipe).stem, own), others=others)
     options = parse(RunOptions, layered(RunOptions, "run", run, "run."), "run.")
@@ -77,8 +77,13 @@ def catalogs_of(asked: Request) -> list[CatalogUse]:
 
     The whole recipe is made for it: what is wrong with the words is said before a build writes anything.
     """
-    module = recipe_module(asked.recipe)
-    uses = _uses(module.recipe(parse(module.Config, asked.words)))
+    uses = _uses(make_recipe(asked.recipe, asked.words))
+    cache = asked.root.resolve()
+    if asked.run.cache and cache.is_relative_to(asked.out.resolve()):
+        raise ConfigError(
+            f"run.cache={asked.run.cache} lies in out={asked.out}, whose files are the store's; without run.cache "
+            "the steps are kept there, in .datakit"
+        )
     for use in uses:
         catalog = catalogs.load(use.name)
         catalogs.options(use, catalog)
@@ -87,10 +92,24 @@ def catalogs_of(asked: Request) -> list[CatalogUse]:
         for place in str(catalogs.root_of(use, catalog) or "").split(
             "::"
         ):  # as webdataset joins lists of tars
-            if place and Path(place).resolve().is_relative_to(asked.out.resolve()):
-                what = "is the source itself" if Path(place) == asked.out else f"holds the source {place}"
-                raise ConfigError(f"out={asked.out} {what}; a build never writes into its source")
+            if place:
+                _check_places(asked, Path(place))
     return uses
+
+
+def _check_places(asked: Request, source: Path) -> None:
+    """Raise ConfigError where the build would write into its source: it would read what it wrote."""
+    here, out = source.resolve(), asked.out.resolve()
+    if here.is_relative_to(out):
+        what = "is the source itself" if here == out else f"holds the source {source}"
+        raise ConfigError(f"out={asked.out} {what}; a build never writes into its source")
+    if asked.run.cache:
+        cache = asked.root.resolve()
+        if cache.is_relative_to(here) or here.is_relative_to(cache):
+            what = "is" if here == cache else "lies in" if cache.is_relative_to(here) else "holds"
+            raise ConfigError(
+                f"run.cache={asked.run.cache} {what} the source {source}; a build never writes into its source"
+            )
 
 
 def _uses(recipe: Recipe) -> list[CatalogUse]:

@@ -52,10 +52,6 @@ class Limits:
             return self.reduce_timeout
         return 0.0 if place.kind == "between" else self.timeout
 
-    @property
-    def tick(self) -> float | None:
-        return TICK if self.timeout or self.reduce_timeout or self.memory else None
-
 
 @dataclass
 class Watch:

@@ -17,9 +17,8 @@ import pyarrow as pa
 
 from datakit import catalog as catalogs
 from datakit.blob import Blob
-from datakit.config import parse
-from datakit.errors import DatakitError, SampleError, StageError
-from datakit.find import recipe_module
+from datakit.errors import DatakitError, SampleError, StageError, Stopped
+from datakit.find import make_recipe
 from datakit.image import EXTENSIONS, Image
 from datakit.manifest import Manifest, versions, write_manifest
 from datakit.recipe import CatalogUse, Plan, Step, bind_refs
@@ -47,6 +46,7 @@ class Job:
     root: str
     step: str
     shard: int
+    lineage: str = ""  # of the step, as the driver's code has it
     out: str = ""
     kind: Literal["step", "publish"] = "step"
     phase: str = ""  # of the step, if it has several (run/phases.py); `shard` is then the number of a part
@@ -64,9 +64,20 @@ class Outcome:
     rows: list[dict[str, Any]]
 
     def add(self, sample: Sample, outcome: str, reason: str, **more: Any) -> None:
+        """Raises StageError for a reason that is no text, or numbers that are none: a stage gave them."""
+        key = sample["__key__"]
+        if not isinstance(reason, str):
+            raise StageError(f"{self.step}: {key} was {outcome} for {reason!r}, and a reason is a short text")
+        for name in ("value", "threshold"):
+            if not isinstance(more.get(name), float | int | None):
+                raise StageError(
+                    f"{self.step}: {key} was {outcome} with {name} {more[name]!r}, which is no number"
+                )
+        if "detail" in more:
+            more["detail"] = _text(more["detail"])
         self.rows.append(
-            {"__key__": sample["__key__"], "name": str(sample.get("name", "")), "outcome": outcome}
-            | {"step": self.step, "reason": reason, **more}
+            {"__key__": key, "name": _text(sample.get("name", "")), "outcome": outcome}
+            | {"step": self.step, "reason": _text(reason), **more}
         )
 
     def counts(self, outcome: str) -> dict[str, int]:
@@ -74,14 +85,17 @@ class Outcome:
         return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
 
 
+def _text(value: object) -> str:
+    """As a file can hold it: half of a surrogate pair is no character."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
 @cache
 def open_steps(
     recipe: str, words: tuple[str, ...], listings: tuple[tuple[str, str, str, int], ...], root: str
 ) -> Steps:
     """The plan of these words, made once a process."""
-    module = recipe_module(recipe)
-    made = module.recipe(parse(module.Config, words))
-    plan = Plan(made, {use: checksum for use, checksum, _, _ in listings})
+    plan = Plan(make_recipe(recipe, words), {use: checksum for use, checksum, _, _ in listings})
     uses = {use.id: use for step in plan.steps.values() for use in step.uses}
     return Steps(
         root=Path(root),
@@ -110,7 +124,9 @@ def run_job(job: Job, progress: Progress = lambda kept, dropped, failed: None) -
     steps = open_steps(job.recipe, job.words, job.listings, job.root)
     step = steps.plan.steps.get(job.step)
     if step is None:
-        raise StageError(f"this worker's code plans no step {job.step}: is it older than the driver's?")
+        raise other_code(f"plans no step {job.step}")
+    if steps.plan.lineage(step) != job.lineage:
+        raise other_code(f"of step {step.name} is not the driver's")
     folder = steps.folder(step) / job.phase
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -126,6 +142,13 @@ def run_job(job: Job, progress: Progress = lambda kept, dropped, failed: None) -
     )
     write_manifest(folder, manifest)
     return manifest
+
+
+def other_code(what: str) -> StageError:
+    return StageError(
+        f"a worker's code {what}: the recipe changed while this build ran, or the worker has another one. Run the "
+        "same command again (workers of your own scheduler: start them anew, with the same files)"
+    )
 
 
 @cache
@@ -241,13 +264,15 @@ def _given(stage: Stage[Any], job: Job, step: Step) -> Iterator[Sample]:
             sample = next(samples, None)
         except SampleError as problem:
             raise _defect(stage, problem, _where(job, step, "")) from problem
-        except DatakitError:
+        except (DatakitError, Stopped):
             raise
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             raise _defect(stage, problem, _where(job, step, "")) from problem
         if sample is None:
             return
-        last = str(sample["__key__"])
+        if not isinstance(sample, dict) or not isinstance(sample.get("__key__"), str):
+            raise StageError(f"{stage.name} gave a sample without a __key__ ({_where(job, step, last)})")
+        last = sample["__key__"]
         yield sample
 
 
@@ -261,8 +286,23 @@ def _annotation(table: pa.Table, steps: Steps, step: Step, job: Job, outcome: Ou
             f"{step.name}: an annotation keeps every row, and {len(outcome.rows)} left shard {job.shard}, the first "
             f"{first['__key__']} ({first['reason']}); let them leave in a map before it"
         )
+    for name in before.column_names:
+        if name in table.column_names and not _same(table[name], before[name]):
+            raise StageError(
+                f"{step.name}: an annotation adds columns, and this one changed {name}, in shard {job.shard}: give "
+                "what is new a name of its own, or make the step a map"
+            )
     new = [name for name in table.column_names if name not in before.column_names]
     return table.select(["__key__", *new])
+
+
+def _same(now: pa.ChunkedArray, before: pa.ChunkedArray) -> bool:
+    """Whether two columns hold the same values; of other types where a shard shows less of them."""
+    try:
+        cast = now.cast(before.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return bool(now.to_pylist() == before.to_pylist())
+    return bool(cast.equals(before)) or repr(cast.to_pylist()) == repr(before.to_pylist())  # NaN is not NaN
 
 
 class _Sink:
@@ -313,8 +353,12 @@ def _batch(
             outcome.add(sample, "failed", result.reason, detail=result.detail)
         elif isinstance(result, Drop):
             outcome.add(sample, "dropped", result.reason, value=result.value, threshold=result.threshold)
-        elif isinstance(result, dict):
+        elif isinstance(result, dict) and isinstance(result.get("__key__"), str):
             yield result
+        elif isinstance(result, dict):
+            raise StageError(
+                f"{stage.name} took the __key__ away ({_where(job, step, sample.get('__key__', ''))})"
+            )
         else:
             what = f"{stage.name} gave a {type(result).__name__}, where a sample or a Drop must come back"
             raise StageError(f"{what} ({_where(job, step, sample['__key__'])})")
@@ -357,14 +401,18 @@ def _call(
     """What a stage gives, by `run` if it has several functions; what it raises names it."""
     try:
         return (run or stage)(argument)
-    except DatakitError:
+    except (DatakitError, Stopped):
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise _defect(stage, problem, _where(job, step, key)) from problem
 
 
-def _defect(stage: Stage[Any], problem: Exception, where: str) -> StageError:
-    return StageError(f"{stage.name} raised {type(problem).__name__}: {problem} ({where})")
+def _defect(stage: Stage[Any], problem: BaseException, where: str) -> StageError:
+    try:
+        said = str(problem)
+    except Exception as other:  # a class of the stage's own
+        said = f"its text cannot be had: {type(other).__name__}"
+    return StageError(f"{stage.name} raised {type(problem).__name__}: {said} ({where})")
 
 
 def _where(job: Job, step: Step, key: str) -> str:

@@ -38,6 +38,7 @@ from datakit.store.urls import is_url
 KEY = re.compile(r"[a-z0-9_-]{1,64}")
 # No names of files on Windows, whatever their ending; and what a shell's `*` makes an option.
 _UNFIT = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]|-.*")
+_MEMORY = ".digests.json"
 BLOCK = 64  # images that a thread digests at a time: one costs less than to hand it over
 SLUG = 47  # characters of a key that are for people; 16 hex digits of a hash make it unique
 
@@ -66,11 +67,19 @@ def scan(use: CatalogUse, folder: Path) -> Listing:
     if not entries:
         raise CatalogError(_nothing(catalog, use, problems))
     base = _common_folder(entries)
-    rows = _rows(entries, catalog, use, folder)
+    blobs = _at_rest([entry.data for _, _, entry in entries], folder / f"{_use_digest(use)}.bytes")
+    stamps = {path: _stamp(path) for path in {blob.path for blob in blobs}}
+    rows = _rows(entries, catalog, blobs, _digests(blobs, stamps, folder / f"{_use_digest(use)}{_MEMORY}"))
     ours = {LISTINGS: str(folder)}
     checksum = _checksum(rows, problems, catalog.per_shard, Roots(ours | {"@": base}))
     listing = Listing(
-        use=use, catalog=catalog, checksum=checksum, root=base, folder=folder, samples=len(rows)
+        use=use,
+        catalog=catalog,
+        checksum=checksum,
+        root=base,
+        folder=folder,
+        samples=len(rows),
+        stamps=stamps,
     )
     if not listing.path.exists():
         roots = Roots(ours | {listing.token: base})
@@ -168,10 +177,11 @@ def _common_folder(entries: Sequence[tuple[str, str, Entry]]) -> str:
 
 
 def _rows(
-    entries: Sequence[tuple[str, str, Entry]], catalog: Catalog, use: CatalogUse, folder: Path
+    entries: Sequence[tuple[str, str, Entry]],
+    catalog: Catalog,
+    blobs: Sequence[Blob],
+    contents: Sequence[str],
 ) -> list[dict[str, Any]]:
-    blobs = _at_rest([entry.data for _, _, entry in entries], folder / f"{_use_digest(use)}.bytes")
-    contents = _digests(blobs, folder / f"{_use_digest(use)}.digests.json")
     return [
         {
             "__key__": key,
@@ -200,10 +210,20 @@ def _at_rest(data: Sequence[Blob | bytes], path: Path) -> list[Blob]:
     return blobs
 
 
-def _digests(blobs: Sequence[Blob], memory: Path) -> list[str]:
+def changed_since(listing: Listing) -> str:
+    """A file of images that is no longer the one that was scanned; empty if there is none."""
+    return next((path for path in sorted(listing.stamps) if _stamp(path) != listing.stamps[path]), "")
+
+
+def forget(folder: Path) -> None:
+    """Digest everything anew at the next scan: a file changed and kept its size and its time."""
+    for memory in folder.glob(f"*{_MEMORY}"):
+        memory.unlink(missing_ok=True)
+
+
+def _digests(blobs: Sequence[Blob], stamps: Mapping[str, str], memory: Path) -> list[str]:
     """xxh3-128 of each blob's bytes, "" where they cannot be read (the intake says why)."""
     known = _remembered(memory)
-    stamps: dict[str, str] = {path: _stamp(path) for path in {blob.path for blob in blobs}}
     names = [f"{blob.path}:{blob.offset}:{blob.size}:{stamps[blob.path]}" for blob in blobs]
     missing = [(name, blob) for name, blob in zip(names, blobs, strict=True) if name not in known]
     with ThreadPoolExecutor() as pool:

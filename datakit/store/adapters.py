@@ -5,14 +5,16 @@ Both read through our index: digests compared, ranks shared out, order seeded, n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from datakit.errors import ConfigError, need
+from datakit.errors import ConfigError, StoreError, need
 from datakit.image import Image
 from datakit.store.features import IMAGE_FEATURE, feature, label_feature, plain_type
+from datakit.store.layout import Layout
 from datakit.store.loader import Samples
 from datakit.store.reading import IMAGE
 
@@ -44,16 +46,44 @@ class _WebdatasetSource:
             if turn % workers != worker:
                 continue
             entry = reading.shards.entries[place[0]]
-            members = reading.shards.members(place[0], place[1])
+            try:
+                key = reading.key(place)
+                members = reading.shards.members(place[0], place[1])
+                beside = reading.beside(place)
+            except StoreError as problem:
+                self.samples.note(place, "damaged", problem)
+                continue
             yield {
-                "__key__": reading.key(place),
+                "__key__": key,
                 "__url__": f"{reading.shards.files.name}/{entry.tar.path}",
-                **members,
+                **_with(members, beside, reading.shards.layout),
             }
         self.samples.end_epoch()
 
+    def set_epoch(self, epoch: int) -> None:
+        """Before each epoch of a DataLoader with workers, whose copies of this end with them and tell nobody."""
+        self.samples.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self()
+
+
+def _with(members: dict[str, bytes], beside: dict[str, Any], layout: Layout) -> dict[str, bytes]:
+    """A sample's members with what stands beside its shard, in the place of its own: a selection's labels, sidecars."""
+    found, fields = dict(members), dict(beside)
+    if layout.label in fields:
+        label = fields.pop(layout.label)
+        found["cls"] = str(-1 if label is None else int(label)).encode()
+    if layout.caption in fields and isinstance(fields[layout.caption], str | None):
+        found["txt"] = (fields.pop(layout.caption) or "").encode()
+    if fields:
+        merged = json.loads(found.get("json", b"{}")) | fields
+        found["json"] = json.dumps(merged, sort_keys=True, ensure_ascii=False, default=_plain).encode()
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _worker() -> tuple[int, int]:

@@ -123,6 +123,8 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: at least 1")
+        if threads is not None and threads < 0:
+            raise ConfigError(f"threads={threads}: 0 or more")
         if target_size is not None and target_size < 1:
             raise ConfigError(f"target_size={target_size}: px, at least 1")
         if crop not in ("centre", "random"):
@@ -150,11 +152,26 @@ class Batches:
         self.samples.advance_to(0)
         given = 0
         for made in self.made(self.places()):
+            kept = self.kept(made) or self.stand_in()
+            batch = self.collate(kept) if kept else None
+            # Only now: an error above is of a batch that nobody was given.
             given += len(made)
             self.samples.advance_to(given)
-            if kept := self.kept(made):
-                yield self.collate(kept)
+            if kept:
+                yield batch
         self.samples.end_epoch()
+
+    def stand_in(self) -> list[Any]:
+        """For a batch of which nothing is left: the first sound sample of this rank's epoch, where other ranks would
+        wait for the batch; else nothing.
+        """
+        make = self.making()
+
+        def sound(place: Place) -> list[Any] | None:
+            made = make(place)
+            return None if isinstance(made, Failed) else [made]
+
+        return self.samples.stand_in(sound) or []
 
     def places(self) -> Iterator[list[Place]]:
         """The places of each batch that is left of the epoch."""

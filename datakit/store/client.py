@@ -19,8 +19,10 @@ from datakit.store.urls import SCHEMES, Url, redacted
 
 T = TypeVar("T")
 
+MAX_WHOLE = 256 << 20  # bytes of a file whose size nobody told
+
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses of HTTP that may pass
-_DENIED = {401, 403, 407}
+DENIED = {401, 403, 407}
 _PASSING = {
     getattr(errno, name)
     for name in (
@@ -94,21 +96,26 @@ class Client:
         self.ranges = True  # until the server is seen to know none
         self._made: tuple[int, Any] | None = None
 
-    def read(self, path: str, start: int = 0, size: int | None = None) -> bytes:
-        """`size` bytes from `start` on (all, if None); fewer raise StoreError. FileNotFoundError for no such file."""
+    def read(self, path: str, start: int = 0, size: int | None = None, *, limit: int | None = None) -> bytes:
+        """`size` bytes from `start` on; fewer raise StoreError. None: all, and more than `limit` raise StoreError.
+
+        No more than that is ever taken; `limit` is MAX_WHOLE if None. FileNotFoundError for no such file.
+        """
+        limit = MAX_WHOLE if limit is None else limit
+        most = limit + 1 if size is None else size
 
         def get() -> bytes:
-            if size is None:
-                return bytes(self.now("cat_file", self.url.at(path)))
-            data = bytes(self.now("cat_file", self.url.at(path), start=start, end=start + size))
-            if len(data) < size:
+            data = (
+                self._web_bytes(path, start, size, most) if self.url.web else self._bytes(path, start, most)
+            )
+            if size is not None and len(data) < size:
                 raise ShortBody(f"{len(data)} of {size} bytes came")
-            if len(data) > size:  # everything, for it knows no ranges
-                self.ranges = False
-                data = data[start : start + size]
             return data
 
-        return b"" if size == 0 else self.attempt(path, get)
+        data = self.attempt(path, get) if most else b""
+        if len(data) > limit and size is None:
+            raise StoreError(f"{self.url.below(path).name} has more than the {limit} bytes that it may have")
+        return data
 
     def look(self, path: str) -> Seen:
         """Its size and token. FileNotFoundError for no such file."""
@@ -204,6 +211,42 @@ class Client:
                 options["headers"]["Authorization"] = f"Basic {told}"
         return options
 
+    def _bytes(self, path: str, start: int, most: int) -> bytes:
+        """As many bytes from `start` on, fewer at its end."""
+        try:
+            return bytes(self.now("cat_file", self.url.at(path), start=start, end=start + most))
+        except foreign() as problem:
+            if status(problem) == 416 and not start:  # an empty file has no first byte
+                return b""
+            raise
+
+    def _web_bytes(self, path: str, start: int, size: int | None, most: int) -> bytes:
+        """The same from a web server, which may send what it likes: read only so far."""
+        from fsspec.asyn import sync
+
+        system = self.filesystem
+
+        async def get() -> bytes:
+            session = await system.set_session()
+            address, options = system.encode_url(self.url.at(path)), dict(system.kwargs)
+            if size is not None:
+                last = start + size - 1
+                options["headers"] = {**options["headers"], "Range": f"bytes={start}-{last}"}
+            async with session.get(address, **options) as answer:
+                system._raise_not_found_for_status(answer, address)
+                skip = 0 if size is None or answer.status == 206 else start
+                pieces, got = [], 0
+                async for piece in answer.content.iter_any():
+                    pieces.append(piece)
+                    got += len(piece)
+                    if got > skip + most:
+                        break
+                if size is not None and answer.status != 206 and got > size:
+                    self.ranges = False  # everything comes, for it knows none
+                return b"".join(pieces)[skip : skip + most]
+
+        return bytes(sync(system.loop, get, timeout=self.patience.request))
+
     def _head(self, path: str) -> Seen:
         from fsspec.asyn import sync
 
@@ -290,7 +333,7 @@ def translated(problem: BaseException, name: str) -> Exception:
     found, what = status(problem), _words(problem)
     if isinstance(problem, FileNotFoundError) or found in (404, 410):
         return FileNotFoundError(name)
-    if isinstance(problem, PermissionError) or found in _DENIED:
+    if isinstance(problem, PermissionError) or found in DENIED:
         return EnvironmentProblem(
             f"{name}: access denied ({what}); check the address and the credentials of the environment "
             "(AWS_…, ~/.netrc, HF_TOKEN, …)"

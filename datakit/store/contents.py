@@ -152,6 +152,8 @@ def _disagreement(value: Mapping[str, Any], contents: Contents) -> str:
     stored = {split: value["splits"][split]["samples"] for split in contents.splits}
     if stored != contents.counts or value["samples"] != sum(stored.values()):
         return "its numbers of samples are not the sums of its shards"
+    if not contents.splits:
+        return "it has no split"
     for split, shards in contents.splits.items():
         if not shards:
             return f"{split} has no shard"

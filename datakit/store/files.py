@@ -57,6 +57,10 @@ class Files(Protocol):
         """Say what the manifest lists, by path: what is fetched of it is held against that, and may be kept."""
         ...
 
+    def forget(self, file: File, handle: Handle) -> bool:
+        """Whether this is a copy on this machine that was damaged here. It is let go of: open the file again."""
+        ...
+
     def prefetch(self, files: Sequence[File]) -> None:
         """Say which files will be opened soon, in this order. Returns at once; what fails is raised by `open`."""
         ...
@@ -112,6 +116,10 @@ class LocalFiles:
 
     def expect(self, files: Mapping[str, File]) -> None:
         """Nothing to do: whoever reads compares."""
+
+    def forget(self, file: File, handle: Handle) -> bool:
+        """There are no copies: False."""
+        return False
 
     def prefetch(self, files: Sequence[File]) -> None:
         """Nothing to do: it is here."""

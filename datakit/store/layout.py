@@ -102,9 +102,16 @@ class Layout:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Layout:
+        """Raises ConfigError for values of another kind: it may come from a manifest that anybody wrote."""
         plain: dict[str, Any] = {
             name: tuple(item) if isinstance(item, list) else item for name, item in value.items()
         }
+        for name, item in plain.items():
+            every = item if isinstance(item, tuple) else () if item is None else (item,)
+            is_tuple = name in ("json_fields", "class_names") or (name == "metadata" and item is not None)
+            kind = bool if name == "arrow" else str
+            if isinstance(item, tuple) != is_tuple or not all(isinstance(one, kind) for one in every):
+                raise ConfigError(f"the layout's {name} cannot be {item!r}")
         return cls(**plain)
 
 

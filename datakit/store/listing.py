@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,8 @@ class Listing:
     root: str
     folder: Path
     samples: int
+    # Of each file of images, its size and time before it was read; where it was scanned, and nowhere else.
+    stamps: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def path(self) -> Path:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from datakit.store.reading import Place, Reading, reading_of
 if TYPE_CHECKING:
     from datakit.store.view import SplitView
 
+T = TypeVar("T")
 Uneven = Literal["repeat", "drop", "keep"]
 OnError = Literal["raise", "skip"]
 
@@ -55,6 +57,10 @@ class Part:
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
             raise ConfigError(f"rank={self.rank} of world={self.world}: ranks go from 0 to {self.world - 1}")
+        if self.shuffle not in ("none", "window", "full"):
+            raise ConfigError(f"shuffle={self.shuffle!r}: it is True, False, none, window or full")
+        if self.window < 1:
+            raise ConfigError(f"window={self.window}: shards, at least 1")
         if self.uneven not in ("repeat", "drop", "keep"):
             raise ConfigError(f"uneven={self.uneven!r}: it is repeat, drop or keep")
 
@@ -88,6 +94,9 @@ class Samples:
             )
         self.skipped: Counter[str] = Counter()
         self.skipped_keys: list[tuple[str, str]] = []
+        self._spare: list[Place] | None = (
+            None  # where one that is sound lies, if any does; None: not looked for
+        )
         self._start = 0  # global position where this epoch begins, or began again
         self._given = 0  # samples of this rank that the present iteration gave
 
@@ -99,7 +108,7 @@ class Samples:
         """The rest of the epoch: from its start, or from where the state that was loaded stood."""
         self._given = 0
         for place in self.places():
-            sample = self.read(place)
+            sample = self.read(place) or self.stand_in(self.sound)
             self._given += 1
             if sample is not None:
                 yield sample
@@ -137,6 +146,24 @@ class Samples:
             self.note(place, "damaged", problem)
             return None
 
+    def stand_in(self, make: Callable[[Place], T | None]) -> T | None:
+        """In place of one that was left out: what `make` gives for the first place of this rank's epoch for which it
+        gives anything, where other ranks would wait for it; else None.
+        """
+        if self.part.world == 1 or self.part.uneven == "keep":
+            return None
+        if self._spare is None:  # looked for once an epoch: a lost shard may be thousands of samples
+            places = chain.from_iterable(self.blocks(0, len(self)))
+            self._spare = list(islice((place for place in places if make(place) is not None), 1))
+        return make(self._spare[0]) if self._spare else None
+
+    def sound(self, place: Place) -> Sample | None:
+        """The sample, if it is."""
+        try:
+            return self.reading.read(place)
+        except StoreError:  # put down where its turn is
+            return None
+
     def note(self, place: Place, reason: str, problem: StoreError | SampleError) -> None:
         """Put down a sample that is left out. Raises the problem where none may be."""
         if self.on_error == "raise":
@@ -155,7 +182,7 @@ class Samples:
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of this epoch."""
-        self.epoch, self._start, self._given = epoch, 0, 0
+        self.epoch, self._start, self._given, self._spare = epoch, 0, 0, None
 
     @property
     def start(self) -> int:
@@ -201,7 +228,11 @@ class Samples:
                 if state[name] != here[name]:
                     raise StoreError(f"the state is of another {name} ({state[name]}, not {here[name]})")
             wanted = {name: state[name] for name in ("seed", "shuffle", "window")}
-            epoch, position = int(state["epoch"]), int(state["position"])
+            epoch, position = state["epoch"], state["position"]
+            numbers = {"epoch": epoch, "position": position, **wanted}
+            for name in ("epoch", "position", "seed", "window"):
+                if type(numbers[name]) is not int or (name != "seed" and numbers[name] < 0):
+                    raise ConfigError(f"this is no loader's state: {name} is {numbers[name]!r}")
         except (KeyError, TypeError, ValueError) as problem:
             raise ConfigError(f"this is no loader's state: {type(problem).__name__} {problem}") from problem
         if not 0 <= position <= len(self.reading):
@@ -232,8 +263,6 @@ def part_of(
     if isinstance(shuffle, bool):
         few = view.store.files.local is not None and len(view) <= FULL
         shuffle = ("full" if few else "window") if shuffle else "none"
-    if shuffle not in ("none", "window", "full"):
-        raise ConfigError(f"shuffle={shuffle!r}: it is True, False, none, window or full")
     return Part(rank=rank, world=world, seed=seed, shuffle=shuffle, window=window, uneven=uneven)
 
 

@@ -38,6 +38,7 @@ BATCH = 64  # rows at a time: some hold the images themselves
 BATCH_BYTES = 64 << 20
 HEAD = 1 << 12  # bytes read for a page's header; with long statistics up to MAX_HEAD
 MAX_HEAD = 1 << 20
+MAX_SCHEMA = 100_000  # nodes; each costs Arrow a kilobyte
 MAX_SCHEMA_DEPTH = 32
 REPEATED = 2  # of a node of the schema
 DICTIONARY = 2  # of a page
@@ -135,6 +136,8 @@ def _check_group(number: int, columns: Sequence[Sequence[Page]], repeated: Seque
 
 def _repeated(schema: Sequence[dict[int, Any]]) -> list[bool]:
     """For each column whether it holds lists, by the tree of the schema, which is written node by node."""
+    if len(schema) > MAX_SCHEMA:
+        raise TooLarge(f"a schema of {len(schema)} nodes")
     found: list[bool] = []
     above: list[tuple[int, bool]] = []  # children still to come, and whether they are within a list
     for node in schema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +57,7 @@ class Reading:
 
     def read(self, place: Place) -> Sample:
         """A sample. Raises StoreError naming shard and key if a byte of it is not as written."""
-        index, row, listed = place
+        index, row, _ = place
         shard = self.shards.shard(index)
         sample: Sample = {"__key__": shard.key(row)}
         if self.image:
@@ -65,8 +65,12 @@ class Reading:
         for name, get in shard.columns.items():
             sample[name] = get(row)
         for name, get in self._get.items():
-            sample[name] = get(listed)
+            sample[name] = get(place[2])
         return sample
+
+    def beside(self, place: Place) -> dict[str, Any]:
+        """What a selection's list and sidecars say of a sample."""
+        return {name: get(place[2]) for name, get in self._get.items()}
 
     def key(self, place: Place) -> str:
         return self.shards.shard(place[0]).key(place[1])

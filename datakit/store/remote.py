@@ -37,6 +37,7 @@ class RemoteFiles:
         self.client = Client(url, patience)
         self._expected: Mapping[str, File] = {}
         self._ahead: _Ahead | None = None
+        self._sound: set[str] = set()  # digests of copies that were compared
 
     @property
     def name(self) -> str:
@@ -82,6 +83,19 @@ class RemoteFiles:
         ahead.opened(file)
         return handle
 
+    def forget(self, file: File, handle: Handle) -> bool:
+        """The copy is hashed, once: where it is sound, the store itself is damaged."""
+        if self.cache is None or isinstance(handle, RemoteHandle) or file.sha256 in self._sound:
+            return False
+        digest = hashlib.sha256()
+        for start in range(0, file.bytes, CHUNK):
+            digest.update(handle.read(start, min(CHUNK, file.bytes - start)))
+        if digest.hexdigest() == file.sha256:
+            self._sound.add(file.sha256)
+            return False
+        self.cache.forget(file)
+        return True
+
     def prefetch(self, files: Sequence[File]) -> None:
         """Fetch these, in this order, while others are read. What goes wrong is raised where they are opened."""
         if ahead := self._fetching:
@@ -90,11 +104,11 @@ class RemoteFiles:
     def chunks(self, file: File) -> Iterator[bytes]:
         """Its bytes, request by request; each is tried again on its own."""
         if file.bytes <= CHUNK or not self.client.ranges:
-            yield self.client.read(file.path)
+            yield self.client.read(file.path, limit=file.bytes)
             return
         first = self.client.read(file.path, 0, CHUNK)
         if not self.client.ranges:  # known from here on
-            yield self.client.read(file.path)
+            yield self.client.read(file.path, limit=file.bytes)
             return
         yield first
         for start in range(CHUNK, file.bytes, CHUNK):

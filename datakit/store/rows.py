@@ -91,6 +91,8 @@ class StepRows:
         """The columns' types over all shards: one shard alone may hold nothing but nulls."""
         if self.types is not None:
             return self.types
+        if not self.paths:
+            return pa.schema([("__key__", pa.string())])
         return one_schema([zip_schemas([read_schema(path) for path in paths]) for paths in self.paths])
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +26,15 @@ from datakit.store.tar import END, SampleRecord
 from datakit.store.tar_reader import fields_of
 
 HANDLES = 128  # files open at once
+TRIES = 3  # of a damaged copy: what another thread opened before it was let go of may come once more
 _PLACE = ("offset", "size", "image_offset", "image_size")
 
 Get = Callable[[int], Any]
+T = TypeVar("T")
+
+
+class _NotAsWritten(StoreError):
+    """Bytes of a tar whose digest is not theirs."""
 
 
 class Shard:
@@ -82,7 +88,7 @@ class Shard:
         if xxhash.xxh3_128_digest(data) != self._digests[16 * row : 16 * row + 16]:
             size = int(self._size[row])
             what = f"{len(data)} of {size} bytes are there" if len(data) < size else "its xxh3 differs"
-            raise StoreError(f"{self.entry.tar.path}: sample {self.key(row)} is not as written: {what}")
+            raise _NotAsWritten(f"{self.entry.tar.path}: sample {self.key(row)} is not as written: {what}")
 
 
 class Shards:
@@ -126,7 +132,16 @@ class Shards:
                 self._handles.move_to_end(index)
                 return self._handles[index]
         shard = self.shard(index)
-        handle = _opened(self.files, shard, check=index not in self._checked)
+        handle = _opened(self.files, shard)
+        # The samples have digests; what is left are the zeros that end the archive.
+        if index not in self._checked and not _ends(shard, handle):
+            if self.files.forget(shard.entry.tar, handle):
+                handle = _opened(self.files, shard)
+            if not _ends(shard, handle):
+                raise StoreError(
+                    f"{shard.entry.tar.path} is not as written: after its last sample the end of archive is "
+                    "damaged"
+                )
         with self._lock:
             self._checked.add(index)
             self._handles[index] = handle
@@ -136,10 +151,26 @@ class Shards:
 
     def image(self, index: int, row: int) -> bytes | memoryview:
         """As it lies in the tar. A view keeps up to 2 MiB of memory from being used again: let go of it soon."""
-        return self.shard(index).image(row, self.handle(index), self._slabs)
+        shard = self.shard(index)
+        return self._sound(index, lambda handle: shard.image(row, handle, self._slabs))
 
     def members(self, index: int, row: int) -> dict[str, bytes]:
-        return self.shard(index).members(row, self.handle(index))
+        shard = self.shard(index)
+        return self._sound(index, lambda handle: shard.members(row, handle))
+
+    def _sound(self, index: int, read: Callable[[Handle], T]) -> T:
+        """What `read` makes of the tar; read again where it was a copy that the disk of this machine damaged."""
+        for _ in range(TRIES):
+            handle = self.handle(index)
+            try:
+                return read(handle)
+            except _NotAsWritten:
+                if not self.files.forget(self.entries[index].tar, handle):
+                    raise
+                with self._lock:
+                    if self._handles.get(index) is handle:
+                        del self._handles[index]
+        return read(self.handle(index))
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: which shards, not what is open of them."""
@@ -186,7 +217,7 @@ def _digests(column: pa.ChunkedArray, entry: ShardEntry) -> bytes:
     return digests
 
 
-def _opened(files: Files, shard: Shard, *, check: bool) -> Handle:
+def _opened(files: Files, shard: Shard) -> Handle:
     entry = shard.entry
     try:
         handle = files.open(entry.tar)
@@ -194,24 +225,25 @@ def _opened(files: Files, shard: Shard, *, check: bool) -> Handle:
         raise StoreError(f"{entry.tar.path} is missing from {files.name}") from None
     if handle.size != entry.tar.bytes:
         raise StoreError(f"{entry.tar.path} has {handle.size} bytes and was written with {entry.tar.bytes}")
-    # The samples have digests; what is left are the zeros that end the archive.
-    if check and (shard.end + len(END) != handle.size or handle.read(shard.end, len(END)) != END):
-        raise StoreError(
-            f"{entry.tar.path} is not as written: after its last sample the end of archive is damaged"
-        )
     return handle
+
+
+def _ends(shard: Shard, handle: Handle) -> bool:
+    return shard.end + len(END) == handle.size and handle.read(shard.end, len(END)) == END
 
 
 def getter(column: pa.ChunkedArray) -> Get:
     """The value of a row: numbers of a fixed-size list as a numpy array, everything else as Python has it."""
     kind = column.type
     if pa.types.is_fixed_size_list(kind) and _is_number(kind.value_type) and not column.null_count:
-        flat: NDArray[Any] = np.asarray(column.combine_chunks().flatten())
-        rows = flat.reshape(-1, kind.list_size)
-        return lambda row: rows[row]
+        values = column.combine_chunks().flatten()
+        if not values.null_count:
+            flat: NDArray[Any] = np.asarray(values)
+            rows = flat.reshape(-1, kind.list_size)
+            return lambda row: rows[row]
     if pa.types.is_primitive(kind) or pa.types.is_string(kind):
-        values: list[Any] = column.to_pylist()
-        return values.__getitem__
+        items: list[Any] = column.to_pylist()
+        return items.__getitem__
     # Nested values cost to convert, and an epoch may look at few of them: one by one.
     whole = column.combine_chunks()
     return lambda row: whole[row].as_py()

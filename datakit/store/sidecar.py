@@ -7,6 +7,7 @@ belongs to, and is refused beside any other.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ def open_sidecar(
     another store and a file that is none are StoreErrors too.
     """
     name, table = os.fspath(path), _read(Path(path))
+    if twice := next((column for column, count in Counter(table.column_names).items() if count > 1), None):
+        raise StoreError(f"{name} has two columns {twice}")
     if KEY not in table.column_names:
         raise StoreError(f"{name} has no column {KEY}, by which a sidecar is zipped on")
     theirs = (table.schema.metadata or {}).get(MARK, store.digest.encode()).decode(errors="replace")
@@ -79,6 +82,10 @@ def open_sidecar(
     wanted = [column for column in table.column_names if column != KEY] if columns is None else list(columns)
     if unknown := next((column for column in wanted if column not in table.column_names), None):
         raise ConfigError(f"{name} has no column {unknown}{did_you_mean(unknown, table.column_names)}")
+    if taken := next((column for column in wanted if column in ("__key__", "image")), None):
+        raise StoreError(
+            f"{name} has a column {taken}, which would hide each sample's own; leave it out by columns="
+        )
     theirs_keys = table[KEY].cast(pa.string())
     if pc.count_distinct(theirs_keys).as_py() != len(theirs_keys):
         raise StoreError(f"{name} names a key twice")

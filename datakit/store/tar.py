@@ -241,10 +241,15 @@ class _Draft:
             self.flush()
 
 
+def check_key(key: object) -> None:
+    """Raise StoreError for what is no key of a sample: a list or table may hold anything, even `../`."""
+    if not isinstance(key, str) or not _KEY_IN_DIRECTORY.fullmatch(key):
+        raise StoreError(f"{key!r} is no key: want {KEY.pattern}, or directory/key of it")
+
+
 def member_names(key: str, extensions: Collection[str]) -> list[bytes]:
     """`key.extension` for each; StoreError if a consumer would misread one, or run code from it."""
-    if not _KEY_IN_DIRECTORY.fullmatch(key):
-        raise StoreError(f"{key!r} is no key: want {KEY.pattern}, or directory/key of it")
+    check_key(key)
     if not extensions:
         raise StoreError(f"sample {key!r} has no fields")
     for extension in extensions:

@@ -53,10 +53,10 @@ class TorchBatches:
         samples, given = self.batches.samples, 0
         samples.advance_to(0)
         for count, failed, batch in self._loader():
-            given += count
-            samples.advance_to(given)
             for one in failed:
                 samples.note(one.place, one.reason, one.problem)
+            given += count
+            samples.advance_to(given)
             if batch is not None:
                 yield batch
         samples.end_epoch()
@@ -106,7 +106,7 @@ class _WorkerBatches(IterableDataset[Any]):
         for places in islice(self.batches.places(), worker.id, None, worker.num_workers):
             made = [make(place) for place in places]
             failed = [one for one in made if isinstance(one, Failed)]
-            kept = [one for one in made if not isinstance(one, Failed)]
+            kept = [one for one in made if not isinstance(one, Failed)] or self.batches.stand_in()
             yield len(made), failed, self.batches.collate(kept) if kept else None
 
 
@@ -118,20 +118,25 @@ class TorchSamples(IterableDataset[Any]):
 
     def __init__(self, samples: Samples, transform: Callable[[Sample], Any] | None = None) -> None:
         self.samples, self.transform = samples, transform
+        self._epoch = torch.tensor(samples.epoch)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # its workers may live on
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __iter__(self) -> Iterator[Any]:
+        if self.samples.epoch != int(self._epoch):
+            self.samples.set_epoch(int(self._epoch))
         worker = get_worker_info()
         share = (worker.id, worker.num_workers) if worker else (0, 1)
         for place in islice(self.samples.places(), share[0], None, share[1]):
-            sample = self.samples.read(place)
+            sample = self.samples.read(place) or self.samples.stand_in(self.samples.sound)
             if sample is not None:
                 yield self.transform(sample) if self.transform else sample
 
     def set_epoch(self, epoch: int) -> None:
-        self.samples.set_epoch(epoch)
+        """Before each epoch: a stream does not know when all workers have come to its end."""
+        self._epoch.fill_(epoch)
 
 
 class TorchDataset(Dataset[Any]):

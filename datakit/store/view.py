@@ -112,7 +112,8 @@ class SplitView:
         rank, world: without them, RANK and WORLD_SIZE of the environment, or all of it. shuffle: True mixes all
         samples on a local disk, else the samples of `window` shards; "window", "full", "none" say it outright.
         fields: those to read (None: all of a sample); without "image", no tar is opened. uneven: where samples do
-        not go round all ranks, `repeat` some, `drop` the rest, or `keep` it. on_error: `skip` counts what is damaged.
+        not go round all ranks, `repeat` some, `drop` the rest, or `keep` it. on_error: `skip` counts what is damaged;
+        one of several ranks gives a sound sample of its own instead, so that it gives as many as the others.
         """
         from datakit.store.loader import Samples, part_of
 
@@ -177,8 +178,10 @@ class SplitView:
         self, *, stream: bool = False, transform: Callable[[Sample], Any] | None = None, **which: Any
     ) -> TorchDataset | TorchSamples:
         """For a DataLoader of your own: a Dataset by number, or with `stream` an IterableDataset of one rank's
-        samples, as `which` says (see `samples`).
+        samples, as `which` says (see `samples`); by number, only `fields` can be said: the sampler does the rest.
         """
+        if not stream and (others := sorted(set(which) - {"fields"})):
+            raise ConfigError(f"a data set by number takes no {', '.join(others)}; with stream=True it does")
         need("a torch data set", "torch", ["torch"])
         from datakit.store.torch import TorchDataset, TorchSamples
 

@@ -66,10 +66,9 @@ def first_jobs(root: Path, *words: str, recipe: str = TOY) -> list[Job]:
     """The jobs of a recipe's source, which need no other."""
     steps = open_steps(recipe, words, (), str(root))
     fingerprint, step = next(iter(steps.plan.steps.items()))
-    return [
-        Job(recipe=recipe, words=words, listings=(), root=str(root), step=fingerprint, shard=shard)
-        for shard in range(steps.shards(step))
-    ]
+    job = Job(recipe=recipe, words=words, listings=(), root=str(root), step=fingerprint, shard=0)
+    lineage = steps.plan.lineage(step)
+    return [replace(job, lineage=lineage, shard=shard) for shard in range(steps.shards(step))]
 
 
 def run(pool: Any, jobs: list[Job]) -> dict[int, Manifest]:
@@ -215,7 +214,7 @@ def test_errors_have_the_class_and_the_words_of_a_local_build(tmp_path: Path) ->
         with pytest.raises(StageError) as there, open_pool(replace(ON_DASK, workers=1), QuietSink()) as pool:
             run(pool, [job])
         said["there"].append(str(there.value))
-    assert said["here"] == said["there"] and "older than the driver" in said["there"][0]
+    assert said["here"] == said["there"] and "has another one" in said["there"][0]
 
 
 @pytest.mark.parametrize(

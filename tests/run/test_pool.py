@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,9 @@ def first_jobs(root: Path, *words: str, recipe: str = TOY) -> list[Job]:
     """The jobs of a recipe's source, which need no other."""
     steps = open_steps(recipe, words, (), str(root))
     fingerprint, step = next(iter(steps.plan.steps.items()))
-    return [
-        Job(recipe=recipe, words=words, listings=(), root=str(root), step=fingerprint, shard=shard)
-        for shard in range(steps.shards(step))
-    ]
+    job = Job(recipe=recipe, words=words, listings=(), root=str(root), step=fingerprint, shard=0)
+    lineage = steps.plan.lineage(step)
+    return [replace(job, lineage=lineage, shard=shard) for shard in range(steps.shards(step))]
 
 
 def run(pool: ProcessPool, jobs: list[Job]) -> dict[int, Manifest]:

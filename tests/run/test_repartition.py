@@ -191,6 +191,13 @@ def test_blocks_cover_everything_and_hold_no_more_than_they_may(small: None) -> 
     assert list(blocks([(1, 1 << 26), (1, 1), (1, 1)])) == [(0, 1), (1, 3)]
 
 
+@pytest.mark.parametrize("value", [0.5, float("nan"), b"x", [1], {"a": 1}])
+def test_a_column_that_names_no_groups_is_refused(value: object, tmp_path: Path) -> None:
+    steps, step = placed([pa.table({"__key__": ["a"], "split": [value]})], tmp_path, per_shard=5)
+    with pytest.raises(StageError, match="groups are named by text, whole numbers or truths"):
+        run_all(steps, step, random.Random(0))
+
+
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     steps, step = placed([pa.table({"__key__": ["a"]})], tmp_path, per_shard=5)
     with pytest.raises(StageError, match="repartition by split: there is no such column"):

@@ -49,6 +49,7 @@ def task(root: Path, *, build: str = "one", shard: int = 0, step: str = "") -> T
         root=str(root),
         step=step or next(iter(steps.plan.steps)),
         shard=shard,
+        lineage=steps.plan.lineage(next(iter(steps.plan.steps.values()))),
     )
     return Task(build=build, job=job, limits=Limits(), sink=QuietSink())
 
@@ -91,7 +92,7 @@ def test_a_build_has_one_child_and_another_build_another(idle: None, tmp_path: P
 
 
 def test_after_an_error_the_next_job_is_done(idle: None, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="older than the driver"):
+    with pytest.raises(StageError, match="has another one"):
         supervised(task(tmp_path, step="0123"))
     assert supervised(task(tmp_path)).samples == 2
 
@@ -108,8 +109,10 @@ def test_files_that_changed_since_are_not_run(
 def test_a_child_in_c_code_ends_with_its_parent(tmp_path: Path, how: str) -> None:
     recipe, mark = tmp_path / "hangs.py", tmp_path / "mark"
     recipe.write_text(TOY.read_text().replace(LOOP, HANG.format(str(mark)) + LOOP))
-    step = next(iter(open_steps(str(recipe), (), (), str(tmp_path)).plan.steps))
+    plan = open_steps(str(recipe), (), (), str(tmp_path)).plan
+    step, lineage = next((fingerprint, plan.lineage(step)) for fingerprint, step in plan.steps.items())
     job = f"recipe={str(recipe)!r}, words=(), listings=(), root={str(tmp_path)!r}, step={step!r}, shard=0"
+    job += f", lineage={lineage!r}"
     code = LEAVES.format(job=job, mark=str(mark)) + ("time.sleep(3600)\n" if how == "killed" else "")
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as parent:
         try:

@@ -18,6 +18,7 @@ import pytest
 
 from datakit.errors import ConfigError, StoreError
 from datakit.image import Image
+from datakit.store.contents import read_contents
 from datakit.store.export import (
     export_clip_retrieval,
     export_coco,
@@ -29,6 +30,8 @@ from datakit.store.layout import Layout, ShardPlan, StoreInfo
 from datakit.store.reader import Store, open_store
 from datakit.store.sidecar import write_sidecar
 from datakit.store.tree import finish_tree, write_shard
+
+from .test_verify import reseal
 
 COUNTS = {"train": 20, "test": 5, "near_ood": 7}
 
@@ -218,6 +221,22 @@ def test_part_names_sort_as_numbers_however_many(
         5,
         4,
     ]
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+def test_a_key_that_leads_elsewhere_reaches_no_list_of_an_index(
+    materialize: bool, tmp_path: Path, toys: list[Any], toy_info: StoreInfo
+) -> None:
+    with_columns(tmp_path / "s", toys, toy_info, img=vectors())
+    path = tmp_path / "s" / read_contents(tmp_path / "s").entries[0].metadata.path
+    table = pq.read_table(path)
+    keys = ["../../../etc/passwd", *table["key"].to_pylist()[1:]]
+    pq.write_table(table.set_column(table.column_names.index("key"), "key", pa.array(keys)), path)
+    reseal(tmp_path / "s")
+    with pytest.raises(StoreError, match="is no key"):
+        export_clip_retrieval(
+            open_store(tmp_path / "s"), tmp_path / "out", embedding="img", materialize=materialize
+        )
 
 
 def test_embeddings_of_a_sidecar_are_joined_by_key_and_refused_of_another_store(

@@ -14,7 +14,7 @@ from datakit.sources import records
 from datakit.store import parquet_guard
 from datakit.store.arrow_guard import sound_batches
 from datakit.store.metadata import read_metadata
-from datakit.store.parquet_guard import batches, check_parquet
+from datakit.store.parquet_guard import MAX_SCHEMA, batches, check_parquet
 from datakit.store.thrift import read_struct
 from datakit.texts import TooLarge
 
@@ -122,3 +122,32 @@ def test_thrift_believes_no_length_beyond_its_bytes() -> None:
     ):
         with pytest.raises((IndexError, ValueError)):
             read_struct(data)
+
+
+def test_thrift_keeps_a_bounded_number_of_values() -> None:
+    """A byte of a footer may be a dict: 16 MiB of them would be a gigabyte."""
+    most = 1000
+
+    def of(size: int) -> bytes:  # a struct whose first field is a list of so many empty structs
+        return b"\x19\xfc" + bytes([size & 127 | 128, size >> 7]) + bytes(size) + b"\0"
+
+    assert len(read_struct(of(most - 1), most)[0][1]) == most - 1  # the list itself is one, too
+    with pytest.raises(TooLarge):
+        read_struct(of(most), most)
+    for field in (b"\x15\x02", b"\x11"):  # numbers, and truths, which take no byte of their own
+        several = field * most + b"\0"
+        assert read_struct(several, most)[1] == len(several)
+        with pytest.raises(TooLarge):
+            read_struct(field + several, most)
+
+
+def test_a_footer_that_would_fill_memory_is_refused() -> None:
+    nodes = MAX_SCHEMA + 1
+    size = bytes([nodes & 127 | 128, nodes >> 7 & 127 | 128, nodes >> 14])
+    for footer in (
+        b"\x19\xfc\x80\x80\x80\x04" + bytes(8 << 20) + b"\0",  # empty structs
+        b"\x29\xfc" + size + bytes(nodes) + b"\x16\x00\x19\x0c\0",  # a schema
+    ):
+        data = b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+        with pytest.raises(TooLarge):
+            check_parquet(data)

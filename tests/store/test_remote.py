@@ -7,22 +7,25 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from datakit.errors import ConfigError, EnvironmentProblem, MissingExtra, StoreError
-from datakit.store import remote
+from datakit.store import remote, tar
 from datakit.store.cache import Cache
 from datakit.store.client import Client, Patience
 from datakit.store.contents import contents_of
 from datakit.store.layout import File
 from datakit.store.reader import Store, open_store
 from datakit.store.remote import RemoteFiles
+from datakit.store.tar import SampleRecord
 from datakit.store.upload import upload
 from datakit.store.urls import SCHEMES, Scheme, parse_url, redacted
 
+from .conftest import BuildStore
 from .web import Web, serve
 
 QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.02, total=5, connect=1, read=0.5, request=2)
@@ -48,6 +51,31 @@ def samples(store: Store) -> list[tuple[object, ...]]:
         for split in store.splits
         for sample in store[split].samples()
     ]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_no_more_is_taken_than_a_file_may_have(
+    ranges: bool, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datakit.store.client.MAX_WHOLE", 1 << 20)  # of what nobody listed
+    web.ranges = ranges
+    store = opened(f"{web.url}/birds", Cache(tmp_path / "new"))
+    entry = store.contents.entries[0]
+    alone = RemoteFiles(store.files.client.url, patience=QUICK)  # type: ignore[attr-defined]
+    head = alone.client.read(entry.tar.path, 512, 512)
+    for read in (
+        lambda: contents_of(alone),
+        lambda: store.files.read(entry.metadata.path),
+        lambda: store.files.open(entry.tar),
+        lambda: alone.read("croissant.json"),
+    ):
+        web.sent, web.faults = 0, ["endless"] * 2
+        with pytest.raises(StoreError, match=r"has more than the \d+ bytes|is not as written"):
+            read()
+        assert len(web.faults) < 2 and web.sent < 32 << 20  # what is under way when it is closed
+    web.sent, web.faults = 0, ["endless"]
+    assert alone.client.read(entry.tar.path, 512, 512) == head
+    assert not web.faults and web.sent < 32 << 20
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -165,6 +193,56 @@ def test_damage_on_the_cache_s_own_disk_is_fetched_anew_where_a_file_is_read_who
     kept = cache.shards / file.sha256
     kept.write_bytes(bytes(file.bytes))
     assert store.files.read(file.path) == whole == kept.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["sample", "end"])
+def test_a_shard_damaged_on_the_cache_s_own_disk_is_fetched_anew(
+    where: str, web: Web, store_root: Path, tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path / "new")
+    whole = samples(opened(f"{web.url}/birds", cache))
+    entry = open_store(store_root).contents.entries[0]
+    kept = cache.shards / entry.tar.sha256
+    data = bytearray(kept.read_bytes())
+    data[700 if where == "sample" else -1] ^= 1
+    for read in (samples, lambda store: samples_of_threads(store, 4)):
+        kept.write_bytes(data)
+        web.asked.clear()
+        assert read(opened(f"{web.url}/birds", cache)) == whole
+        assert [path for _, path, _ in web.asked].count(f"/birds/{entry.tar.path}") == 1
+        assert kept.read_bytes() == (store_root / entry.tar.path).read_bytes()
+
+
+def samples_of_threads(store: Store, threads: int) -> list[tuple[object, ...]]:
+    """As `samples`; every sample is read by all threads, at once."""
+
+    def read(split: str, index: int) -> tuple[object, ...]:
+        sample = store[split][index]
+        return sample["__key__"], sample["image"].encoded, sample["label"], sample["class_name"]
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = [
+            [pool.submit(read, split, index) for _ in range(threads)]
+            for split in store.splits
+            for index in range(len(store[split]))
+        ]
+        assert all(len({future.result() for future in several}) == 1 for several in found)
+        return [several[0].result() for several in found]
+
+
+def test_a_store_that_is_damaged_itself_is_not_fetched_again_and_again(
+    build_store: BuildStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest is of the bytes that are there, and the digests of its samples are not."""
+    monkeypatch.setattr(tar, "SampleRecord", lambda key, at, size, _: SampleRecord(key, at, size, "0" * 32))
+    build_store(tmp_path / "web" / "birds")
+    monkeypatch.undo()
+    monkeypatch.setenv("DATAKIT_CACHE_DIR", str(tmp_path / "cache"))
+    with serve(tmp_path / "web") as served:
+        stream = open_store(f"{served.url}/birds")["train"].samples(on_error="skip")
+        assert not list(stream) and stream.skipped
+        tars = [path for _, path, _ in served.asked if path.endswith(".tar")]
+        assert tars and len(tars) == len(set(tars))
 
 
 def test_a_large_file_comes_in_ranges_that_are_tried_again_one_by_one(

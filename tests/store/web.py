@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +20,8 @@ class Web:
     ranges: bool = True
     authorization: str = ""  # asked for, where it is set
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
-    faults: list[str] = field(default_factory=list)  # "503", "403", "cut", "drop", "other"
+    faults: list[str] = field(default_factory=list)  # "503", "403", "cut", "drop", "other", "endless"
+    sent: int = 0  # bytes of endless answers
 
 
 @contextmanager
@@ -54,6 +55,16 @@ def serve(root: Path) -> Iterator[Web]:
                 self.send_response(int(fault or 404))
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+                return
+            if fault == "endless":
+                first = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted and web.ranges else 0
+                self.send_response(206 if wanted and web.ranges else 200)
+                self.end_headers()
+                self.close_connection = True
+                self.wfile.flush()
+                with suppress(OSError):
+                    while web.sent < 64 << 20:
+                        web.sent += self.connection.send(file.read_bytes()[first:])
                 return
             data = file.read_bytes()
             token = f'"{hash(data)}"'

@@ -20,6 +20,7 @@ from datakit.store.exports.samples import chosen, count_unused, kept, samples, s
 from datakit.store.exports.target import Exported, Target, target
 from datakit.store.metadata import KEY
 from datakit.store.reader import SplitView, Store
+from datakit.store.tar import check_key
 
 PER_PART = 1_000_000  # rows
 NO_EMBEDDING = "no_embedding"
@@ -102,6 +103,7 @@ def _digits(rows: int, per_part: int) -> int:
 
 
 def _path(split: str, key: str, store: Store) -> str:
+    check_key(key)
     return str(PurePosixPath("images", split, f"{key}.{store.layout.image_extension}"))
 
 

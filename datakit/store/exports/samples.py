@@ -17,6 +17,7 @@ from datakit.store.exports.target import Target
 from datakit.store.layout import check_split
 from datakit.store.metadata import KEY
 from datakit.store.reader import SplitView, Store
+from datakit.store.tar import check_key
 
 UNUSED = "reserve"  # the split of images that a selection leaves out
 KEPT = ("class_name", "orig_label", "tier", "nearest_id_class", "licence", "attribution", "source_url")
@@ -46,7 +47,9 @@ def count_unused(store: Store, made: Target) -> None:
 def rows(view: SplitView, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The named columns of every sample, and its key, in order."""
     for batch in view.table([KEY, *(name for name in columns if name != KEY)]).to_batches(BATCH):
-        yield from batch.to_pylist()
+        for row in batch.to_pylist():
+            check_key(row[KEY])
+            yield row
 
 
 def samples(view: SplitView, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], Image]]:

@@ -104,7 +104,7 @@ class Cache:
             ) from problem
         if handle.size == file.bytes:
             return handle
-        self.forget(file)
+        self.forget(file, handle)
         return None
 
     def get(self, file: File, chunks: Chunks) -> LocalHandle:
@@ -127,10 +127,12 @@ class Cache:
             except _Differs as problem:
                 raise StoreError(f"{file.path} is not as written, fetched twice: {problem}") from None
 
-    def forget(self, file: File) -> None:
-        """Let go of a file, for it was found to be damaged."""
-        with _machine(self.folder):
-            (self.shards / file.sha256).unlink(missing_ok=True)
+    def forget(self, file: File, handle: LocalHandle) -> None:
+        """Let go of a file that was found to be damaged in `handle`; not of one that was fetched since."""
+        path = self.shards / file.sha256
+        with _machine(self.folder), contextlib.suppress(FileNotFoundError):
+            if handle.is_at(path):
+                path.unlink()
 
     def _fetch(self, file: File, chunks: Chunks) -> LocalHandle:
         self.shards.mkdir(parents=True, exist_ok=True)

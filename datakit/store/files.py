@@ -142,6 +142,10 @@ class LocalHandle:
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size
 
+    def is_at(self, path: Path) -> bool:
+        """Whether this file is what lies at `path` now. Raises FileNotFoundError where nothing does."""
+        return os.path.samestat(os.fstat(self._descriptor), path.stat())
+
     def read(self, offset: int, size: int) -> bytes:
         try:
             data = os.pread(self._descriptor, size, offset)

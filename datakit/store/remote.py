@@ -21,7 +21,7 @@ from typing import Any
 from datakit.errors import DatakitError, StoreError
 from datakit.store.cache import Cache
 from datakit.store.client import Client, Patience, Seen
-from datakit.store.files import Handle, copied
+from datakit.store.files import Handle, LocalHandle, copied
 from datakit.store.layout import File
 from datakit.store.urls import Url
 
@@ -56,20 +56,20 @@ class RemoteFiles:
         if file is None:
             return self.client.read(path)
         if self.cache and self.cache.fits(file):
-            data = self._cached_bytes(file, self.cache)
+            handle = self._cached(file, self.cache)
+            data = _as_written(file, handle.read(0, file.bytes))
             if data is not None:
                 return data
-            self.cache.forget(file)  # damaged on the disk of this machine
-            data = self._cached_bytes(file, self.cache)
+            self.cache.forget(file, handle)  # damaged on the disk of this machine
+            data = _as_written(file, self._cached(file, self.cache).read(0, file.bytes))
         else:
             data = _as_written(file, b"".join(self.chunks(file)))
         if data is None:
             raise StoreError(f"{self.name}/{path} is not as written: its sha256 is not the manifest's")
         return data
 
-    def _cached_bytes(self, file: File, cache: Cache) -> bytes | None:
-        handle = cache.get(file, lambda: self.chunks(file))
-        return _as_written(file, handle.read(0, file.bytes))
+    def _cached(self, file: File, cache: Cache) -> LocalHandle:
+        return cache.get(file, lambda: self.chunks(file))
 
     def open(self, file: File) -> Handle:
         ahead = self._fetching
@@ -79,13 +79,13 @@ class RemoteFiles:
         if handle is None:
             if problem := ahead.problem(file):
                 raise problem
-            handle = self.cache.get(file, lambda: self.chunks(file))
+            handle = self._cached(file, self.cache)
         ahead.opened(file)
         return handle
 
     def forget(self, file: File, handle: Handle) -> bool:
         """The copy is hashed, once: where it is sound, the store itself is damaged."""
-        if self.cache is None or isinstance(handle, RemoteHandle) or file.sha256 in self._sound:
+        if self.cache is None or not isinstance(handle, LocalHandle) or file.sha256 in self._sound:
             return False
         digest = hashlib.sha256()
         for start in range(0, file.bytes, CHUNK):
@@ -93,7 +93,7 @@ class RemoteFiles:
         if digest.hexdigest() == file.sha256:
             self._sound.add(file.sha256)
             return False
-        self.cache.forget(file)
+        self.cache.forget(file, handle)
         return True
 
     def prefetch(self, files: Sequence[File]) -> None:

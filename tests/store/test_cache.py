@@ -47,8 +47,9 @@ def test_a_file_is_fetched_once_and_named_by_its_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [b"abcx", b"abc", b"abcde", b""])
 def test_other_bytes_are_fetched_once_more_and_then_refused(wrong: bytes, tmp_path: Path) -> None:
     cache, file, answers = Cache(tmp_path), file_of(b"abcd"), [wrong, b"abcd"]
-    assert cache.get(file, lambda: [answers.pop(0)]).read(0, 4) == b"abcd"
-    cache.forget(file)
+    handle = cache.get(file, lambda: [answers.pop(0)])
+    assert handle.read(0, 4) == b"abcd"
+    cache.forget(file, handle)
     answers = [wrong, wrong]
     with pytest.raises(StoreError, match=r"data/x\.tar is not as written"):
         cache.get(file, lambda: [answers.pop(0)])

@@ -195,6 +195,24 @@ def test_damage_on_the_cache_s_own_disk_is_fetched_anew_where_a_file_is_read_who
     assert store.files.read(file.path) == whole == kept.read_bytes()
 
 
+def test_a_copy_fetched_anew_is_not_let_go_of_for_the_damage_of_the_one_before(
+    web: Web, tmp_path: Path
+) -> None:
+    """Two readers had the damaged copy open; the second finds the damage when the first has fetched it anew."""
+    cache = Cache(tmp_path / "new")
+    files = opened(f"{web.url}/birds", cache).files
+    file = contents_of(files).entries[0].tar
+    first = files.open(file)
+    flip(cache.shards / file.sha256, 700)
+    second = files.open(file)
+    assert files.forget(file, first) and not (cache.shards / file.sha256).exists()
+    whole = files.open(file).read(0, file.bytes)
+    web.asked.clear()
+    assert files.forget(file, second)
+    assert (cache.shards / file.sha256).read_bytes() == whole and files.open(file).size == file.bytes
+    assert not web.asked
+
+
 @pytest.mark.parametrize("where", ["sample", "end"])
 def test_a_shard_damaged_on_the_cache_s_own_disk_is_fetched_anew(
     where: str, web: Web, store_root: Path, tmp_path: Path
@@ -203,14 +221,21 @@ def test_a_shard_damaged_on_the_cache_s_own_disk_is_fetched_anew(
     whole = samples(opened(f"{web.url}/birds", cache))
     entry = open_store(store_root).contents.entries[0]
     kept = cache.shards / entry.tar.sha256
-    data = bytearray(kept.read_bytes())
-    data[700 if where == "sample" else -1] ^= 1
     for read in (samples, lambda store: samples_of_threads(store, 4)):
-        kept.write_bytes(data)
+        flip(kept, 700 if where == "sample" else entry.tar.bytes - 1)
         web.asked.clear()
         assert read(opened(f"{web.url}/birds", cache)) == whole
         assert [path for _, path, _ in web.asked].count(f"/birds/{entry.tar.path}") == 1
         assert kept.read_bytes() == (store_root / entry.tar.path).read_bytes()
+
+
+def flip(path: Path, at: int) -> None:
+    """A bit of the byte at `at`, in place: nobody sees a file of another size meanwhile."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
 
 
 def samples_of_threads(store: Store, threads: int) -> list[tuple[object, ...]]:

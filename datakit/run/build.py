@@ -16,6 +16,7 @@ from datakit.disk import disk_problem
 from datakit.errors import CatalogError, GateError
 from datakit.manifest import remove_orphans, write_bytes
 from datakit.recipe import CatalogUse, Step
+from datakit.run.job import Job, open_steps
 from datakit.run.local import run_steps
 from datakit.run.locks import Sharing, locked, sharing
 from datakit.run.pool import open_pool
@@ -24,7 +25,6 @@ from datakit.run.publish import publication, publish, result_files
 from datakit.run.recheck import drop_damaged
 from datakit.run.request import Request, catalogs_of, request
 from datakit.run.stale import refuse_stale
-from datakit.run.worker import Job, open_steps
 from datakit.sources.scan import changed_since, scan
 from datakit.store.listing import Listing
 from datakit.store.rows import read_table

@@ -12,7 +12,8 @@ from typing import Any
 from datakit.errors import DatakitError
 from datakit.manifest import Manifest
 from datakit.run import place
-from datakit.run.worker import Job, run_job
+from datakit.run.job import Job
+from datakit.run.worker import run_job
 
 NOTHING = {"kept": 0, "dropped": 0, "failed": 0}
 FLUSH = 0.2  # seconds between a worker's words on its progress

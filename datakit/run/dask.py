@@ -28,10 +28,10 @@ from datakit.manifest import Manifest, remove_orphans
 from datakit.run import remote
 from datakit.run.child import NOTHING
 from datakit.run.cluster import CONNECT, LOOK, NO_WORKERS, connected, has_dashboard, logged, own
+from datakit.run.job import Job
 from datakit.run.pool import _no_main
 from datakit.run.progress import Sink
 from datakit.run.watch import Limits
-from datakit.run.worker import Job
 
 TOPIC = "datakit-progress"  # one for all builds: a scheduler keeps what was said under each
 CHECK = 30.0  # seconds for every worker to say whether it can take part; one that is busy says it with its first job

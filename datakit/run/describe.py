@@ -16,7 +16,7 @@ from datakit.errors import ConfigError, StoreError
 from datakit.find import recipe_module
 from datakit.manifest import versions
 from datakit.recipe import Step
-from datakit.run.worker import Job
+from datakit.run.job import Job
 from datakit.store.layout import Licence, StoreInfo
 from datakit.store.steps import Steps, outcome_counts
 

@@ -10,10 +10,10 @@ from datakit.config import RunOptions
 from datakit.errors import FailureLimit
 from datakit.manifest import Manifest, total
 from datakit.recipe import Step
+from datakit.run.job import Job
 from datakit.run.phases import phases, spans
 from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
-from datakit.run.worker import Job
 from datakit.store.steps import Steps, outcome_counts
 
 

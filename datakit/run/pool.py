@@ -28,10 +28,11 @@ from datakit.errors import need
 from datakit.manifest import Manifest, remove_orphans
 from datakit.run.birth import work
 from datakit.run.child import NOTHING
+from datakit.run.job import Job
 from datakit.run.place import ROOM, Slot
 from datakit.run.progress import Sink
 from datakit.run.watch import TICK, Cause, Clock, Judge, Limits, Watch
-from datakit.run.worker import Job, run_job
+from datakit.run.worker import run_job
 
 TRIES = 3  # of a start that a dying worker spoils
 LEAVE = 3.0  # seconds that workers have to leave when asked, all together: a signal ends a build within ten

@@ -24,9 +24,9 @@ from datakit.image import EXTENSIONS
 from datakit.manifest import Manifest, read_record, write_record
 from datakit.recipe import Recipe, Store
 from datakit.run.describe import info_of, provenance_of, recipe_yaml
+from datakit.run.job import Job, open_steps, other_code
 from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
-from datakit.run.worker import Job, open_steps, other_code
 from datakit.sources.scan import forget
 from datakit.stage import Ref
 from datakit.store.layout import Layout, ShardEntry, ShardPlan

@@ -24,10 +24,10 @@ from datakit.errors import DatakitError, EnvironmentProblem
 from datakit.manifest import Manifest, versions
 from datakit.run.child import NOTHING, portable
 from datakit.run.code import CODE
+from datakit.run.job import Job
 from datakit.run.progress import QuietSink
 from datakit.run.supervise import Task, supervised
 from datakit.run.watch import Limits
-from datakit.run.worker import Job
 
 EVERY = 1.0  # seconds between a worker's words on its progress: a thousand workers talk to one scheduler
 SEEN = 3.0  # seconds that a file may take to appear on a shared disk

@@ -13,10 +13,10 @@ from typing import Any
 from datakit import catalog as catalogs
 from datakit.recipe import CatalogUse, Recipe, Step
 from datakit.run.build import Build, finished, job_template, scan_catalogs
+from datakit.run.job import Job, open_steps
 from datakit.run.progress import QuietSink
 from datakit.run.request import Request, catalogs_of, request
 from datakit.run.stale import refuse_stale
-from datakit.run.worker import Job, open_steps
 from datakit.store.listing import Listing
 from datakit.store.owned import earlier
 from datakit.store.rows import read_table

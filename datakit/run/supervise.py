@@ -18,10 +18,10 @@ from typing import Any
 from datakit.errors import EnvironmentProblem
 from datakit.manifest import Manifest
 from datakit.run.code import CODE, digest
+from datakit.run.job import Job
 from datakit.run.pool import ProcessPool, _one_thread, _Worker
 from datakit.run.progress import Sink
 from datakit.run.watch import Limits
-from datakit.run.worker import Job
 
 IDLE = 60.0  # seconds without a job, after which the child leaves: workers of a scheduler outlive builds
 

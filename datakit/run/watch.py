@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from datakit.config import RunOptions
 from datakit.errors import EnvironmentProblem
+from datakit.run.job import Job
 from datakit.run.place import Place, Slot
-from datakit.run.worker import Job
 
 Cause = Literal["crashed", "timeout", "memory", "stopped"]
 

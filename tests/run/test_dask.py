@@ -34,9 +34,9 @@ from datakit.errors import (
 )
 from datakit.manifest import Manifest
 from datakit.run import remote
+from datakit.run.job import Job, open_steps
 from datakit.run.pool import InlinePool, drain, open_pool
 from datakit.run.progress import QuietSink
-from datakit.run.worker import Job, open_steps
 
 from .trouble import CRASH, GROW, HANG_IN_C, write_recipe
 

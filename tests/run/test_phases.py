@@ -12,7 +12,8 @@ import datakit
 from datakit.errors import ConfigError, EnvironmentProblem, StageError
 from datakit.manifest import Manifest
 from datakit.run import phases, pool, repartition
-from datakit.run.worker import Job, run_job
+from datakit.run.job import Job
+from datakit.run.worker import run_job
 from datakit.store import steps as steps_module
 
 RECIPE = '''

@@ -8,8 +8,8 @@ import pytest
 
 from datakit.errors import SampleError
 from datakit.run import place
+from datakit.run.job import Job
 from datakit.run.place import BATCH, ROOM, SAMPLE, Place, Slot, admit, admit_batch
-from datakit.run.worker import Job
 
 JOB = Job(recipe="r", words=(), listings=(), root="/r", step="f", shard=0)
 STALLED = ("look", "b", "timeout", "in look: more than 1 s")

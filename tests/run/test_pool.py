@@ -17,9 +17,9 @@ import pytest
 from datakit.errors import EnvironmentProblem, SampleError, StageError
 from datakit.manifest import Manifest
 from datakit.run.child import portable
+from datakit.run.job import Job, open_steps
 from datakit.run.pool import ProcessPool, drain
 from datakit.run.progress import QuietSink
-from datakit.run.worker import Job, open_steps
 
 TOY = str(Path(__file__).parent.parent / "toy_recipe.py")
 

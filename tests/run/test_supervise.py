@@ -16,10 +16,10 @@ import pytest
 
 from datakit.errors import EnvironmentProblem, StageError
 from datakit.run import supervise
+from datakit.run.job import Job, open_steps
 from datakit.run.progress import QuietSink
 from datakit.run.supervise import Task, supervised
 from datakit.run.watch import Limits
-from datakit.run.worker import Job, open_steps
 
 TOY = Path(__file__).parent.parent / "toy_recipe.py"
 LOOP = "    for index in range(samples):\n"
@@ -32,7 +32,7 @@ import pathlib, threading, time
 from datakit.run.progress import QuietSink
 from datakit.run.supervise import Task, supervised
 from datakit.run.watch import Limits
-from datakit.run.worker import Job
+from datakit.run.job import Job
 task = Task(build="one", job=Job({job}), limits=Limits(), sink=QuietSink())
 threading.Thread(target=supervised, args=(task,), daemon=True).start()
 while not pathlib.Path({mark!r}).exists():

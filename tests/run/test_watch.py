@@ -13,9 +13,9 @@ import pytest
 import datakit
 from datakit.errors import EnvironmentProblem
 from datakit.run.build import Build
+from datakit.run.job import Job
 from datakit.run.place import Place
 from datakit.run.watch import MOST, REFUSED, Clock, Judge, Limits
-from datakit.run.worker import Job
 
 from .trouble import CRASH, GROW, HANG, HANG_IN_C, stop_once, write_recipe
 

@@ -28,7 +28,8 @@ from datakit.store.urls import SCHEMES, Scheme, parse_url, redacted
 from .conftest import BuildStore
 from .web import Web, serve
 
-QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.02, total=5, connect=1, read=0.5, request=2)
+# Quick to try again, and patient with a machine that is busy for seconds.
+QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.02, total=60, connect=10, read=10, request=30)
 
 
 @pytest.fixture

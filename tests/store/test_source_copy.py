@@ -21,7 +21,8 @@ from datakit.store.verify import verify
 
 from .web import serve
 
-QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.02, total=5, connect=1, read=2, request=5)
+# Quick to try again, and patient with a machine that is busy for seconds.
+QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.02, total=60, connect=10, read=10, request=30)
 
 
 def put(url: str, path: str, data: bytes) -> None:

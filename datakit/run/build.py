@@ -27,9 +27,9 @@ from datakit.run.request import Request, catalogs_of, request
 from datakit.run.stale import refuse_stale
 from datakit.sources.scan import changed_since, scan
 from datakit.store.listing import Listing
+from datakit.store.owned import claim, refuse_foreign
 from datakit.store.rows import read_table
 from datakit.store.steps import Steps
-from datakit.store.tree import claim
 from datakit.store.upload import upload
 
 
@@ -72,8 +72,11 @@ def run_build(asked: Request, sink: Sink) -> Build:
     uses = catalogs_of(asked)
     with contextlib.ExitStack() as held:
         try:
-            claim(asked.out)
+            refuse_foreign(asked.out)
             held.enter_context(locked(asked.out))
+            claim(
+                asked.out
+            )  # who has not the lock writes nothing: who has it sweeps what others left half written
             cache = held.enter_context(sharing(asked.root)) if asked.run.cache else None
             log = Log(sink, asked.out / ".datakit" / "logs" / "build.jsonl")
             held.callback(log.file.close)

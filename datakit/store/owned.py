@@ -29,6 +29,13 @@ def claim(root: Path) -> None:
 
     Raises ConfigError for a folder with files that no store put there: nothing is written then.
     """
+    if not is_ours(root):
+        refuse_foreign(root)
+        write_json(root / _MARKER, {"format": FORMAT, "version": VERSION})
+
+
+def refuse_foreign(root: Path) -> None:
+    """Raise ConfigError for what `claim` would not take, and write nothing in any case."""
     if is_ours(root):
         return
     try:
@@ -40,7 +47,6 @@ def claim(root: Path) -> None:
     if found:
         named = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
         raise ConfigError(f"{root} holds files that datakit did not write ({named}); choose an empty folder")
-    write_json(root / _MARKER, {"format": FORMAT, "version": VERSION})
 
 
 def is_ours(root: Path) -> bool:

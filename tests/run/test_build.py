@@ -20,6 +20,7 @@ import pytest
 import datakit
 from datakit.errors import ConfigError, EnvironmentProblem, FailureLimit, GateError, StageError
 from datakit.run.build import Build
+from datakit.run.locks import locked
 
 TOY = str(Path(__file__).parent.parent / "toy_recipe.py")
 
@@ -310,6 +311,19 @@ def test_two_builds_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
             build(out)
         first.terminate()
         assert first.wait(timeout=15) == 143
+
+
+def test_a_build_that_is_refused_wrote_nothing(tmp_path: Path) -> None:
+    """The first, with the lock, deletes what lies there half written, and so the second's words of it."""
+    out = tmp_path / "out"
+    with locked(out), pytest.raises(EnvironmentProblem, match="another build is running"):
+        build(out)
+    assert [path.name for path in out.rglob("*")] == [".datakit", "lock"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds files that datakit did not write \(notes\.txt\)"):
+        build(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["notes.txt"]
 
 
 def test_a_script_without_a_main_guard_builds(tmp_path: Path) -> None:

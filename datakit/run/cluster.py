@@ -43,7 +43,7 @@ def own(workers: int) -> Iterator[Client]:
     ):
         try:
             # The cluster's thread is born deaf to Ctrl-C, and so are the workers that it starts, now and later.
-            with _no_end(), _no_interrupt():
+            with _no_interrupt():
                 cluster = _start(workers, scratch, nannies)
             with Client(cluster, set_as_default=False) as client:
                 yield client
@@ -55,23 +55,6 @@ def own(workers: int) -> Iterator[Client]:
                 with contextlib.suppress(TimeoutError):
                     cluster.close(timeout=2 * LEAVE)
             _kill(cluster, before)
-
-
-@contextlib.contextmanager
-def _no_end() -> Iterator[None]:
-    """SIGTERM waits: in the middle of a cluster's start nobody could end what has started."""
-    handler = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or handler is None:
-        yield
-        return
-    came: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        if came:
-            signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 import types
 from collections import Counter, deque
@@ -31,6 +30,7 @@ from datakit.run.child import NOTHING
 from datakit.run.job import Job
 from datakit.run.place import ROOM, Slot
 from datakit.run.progress import Sink
+from datakit.run.signals import deferred
 from datakit.run.watch import TICK, Cause, Clock, Judge, Limits, Watch
 from datakit.run.worker import run_job
 
@@ -287,24 +287,17 @@ def _one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C waits; a child born here is deaf to it until it has said that it is the parent's affair.
+    """SIGINT and SIGTERM wait: a child that is left half started says so at length. It is deaf to Ctrl-C until
+    it has said that this is the parent's affair.
 
     The mask is what a child inherits. It does not hold the parent's own Ctrl-C back, which another thread may take.
     """
-    came: list[int] = []
-    handler = signal.getsignal(signal.SIGINT)
-    ours = threading.current_thread() is threading.main_thread() and handler is not None
-    if ours:
-        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if ours:
-            signal.signal(signal.SIGINT, handler)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+    with deferred(signal.SIGINT, signal.SIGTERM):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

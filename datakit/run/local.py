@@ -56,7 +56,10 @@ class Scheduler:
         self.expected[fingerprint] = self._expected(step)
         self.failed[fingerprint] = self._failed_before(step)
         self.sink.event("start", step=fingerprint, name=step.name, total=self.expected[fingerprint])
-        return self._begin(fingerprint, step)
+        jobs = self._begin(fingerprint, step)
+        if not jobs:  # since we looked, another builder of this cache has made what was missing
+            self._finish(fingerprint, step, reused=True)
+        return jobs
 
     def _begin(self, fingerprint: str, step: Step) -> list[Job]:
         """Jobs of the next phase of which something is missing; none where the last one has ended."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import datakit
 from datakit.errors import ConfigError, EnvironmentProblem, FailureLimit, GateError, StageError
 from datakit.run.build import Build
 from datakit.run.locks import locked
+from datakit.store.steps import Steps
 
 TOY = str(Path(__file__).parent.parent / "toy_recipe.py")
 
@@ -311,6 +313,23 @@ def test_two_builds_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
             build(out)
         first.terminate()
         assert first.wait(timeout=15) == 143
+
+
+def test_a_step_that_another_builder_completes_meanwhile_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was missing when we looked, and there when its jobs were made."""
+    run = {"inline": True, "cache": str(tmp_path / "cache")}
+    build(tmp_path / "first", run=run)
+    (last,) = (
+        path for path in tmp_path.glob("cache/steps/*/00000.json") if '"repartition:' in path.read_text()
+    )
+    shutil.rmtree(last.parent)
+    monkeypatch.setattr(
+        Steps, "missing", lambda self, step: [] if step.verb == "catalogs" else [*range(self.shards(step))]
+    )
+    build(tmp_path / "second", run=run)
+    assert tree(tmp_path / "second") == tree(tmp_path / "first")
 
 
 def test_a_build_that_is_refused_wrote_nothing(tmp_path: Path) -> None:

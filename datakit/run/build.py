@@ -74,9 +74,8 @@ def run_build(asked: Request, sink: Sink) -> Build:
         try:
             refuse_foreign(asked.out)
             held.enter_context(locked(asked.out))
-            claim(
-                asked.out
-            )  # who has not the lock writes nothing: who has it sweeps what others left half written
+            # Under the lock: who has it sweeps away what another is writing there.
+            claim(asked.out)
             cache = held.enter_context(sharing(asked.root)) if asked.run.cache else None
             log = Log(sink, asked.out / ".datakit" / "logs" / "build.jsonl")
             held.callback(log.file.close)

@@ -21,8 +21,9 @@ import dask
 from distributed import Client, LocalCluster, Nanny
 
 from datakit.errors import EnvironmentProblem
-from datakit.run.pool import LEAVE, TRIES, _no_interrupt
+from datakit.run.pool import LEAVE, TRIES
 from datakit.run.progress import Sink
+from datakit.run.signals import undisturbed
 from datakit.run.watch import stopped
 
 CONNECT = 8.0  # seconds to reach a scheduler, or to hear of its workers
@@ -35,7 +36,7 @@ LOGGERS = ("distributed", "tornado", "asyncio", "bokeh")
 @contextlib.contextmanager
 def own(workers: int) -> Iterator[Client]:
     """Processes of this machine, each with a nanny that replaces it; none is left afterwards."""
-    resource_tracker.ensure_running()  # a first spawn would start it, which unblocks Ctrl-C (see _no_interrupt)
+    resource_tracker.ensure_running()  # a first spawn would start it, which unblocks Ctrl-C (see undisturbed)
     before, cluster, nannies = set(active_children()), None, list[Nanny]()
     with (
         tempfile.TemporaryDirectory(prefix="datakit-dask-", ignore_cleanup_errors=True) as scratch,
@@ -43,7 +44,7 @@ def own(workers: int) -> Iterator[Client]:
     ):
         try:
             # The cluster's thread is born deaf to Ctrl-C, and so are the workers that it starts, now and later.
-            with _no_interrupt():
+            with undisturbed():
                 cluster = _start(workers, scratch, nannies)
             with Client(cluster, set_as_default=False) as client:
                 yield client

@@ -30,7 +30,7 @@ from datakit.run.child import NOTHING
 from datakit.run.job import Job
 from datakit.run.place import ROOM, Slot
 from datakit.run.progress import Sink
-from datakit.run.signals import deferred
+from datakit.run.signals import undisturbed
 from datakit.run.watch import TICK, Cause, Clock, Judge, Limits, Watch
 from datakit.run.worker import run_job
 
@@ -120,7 +120,7 @@ class ProcessPool:
         self.workers, self.sink, self.limits = workers, sink, limits or Limits()
         self.judge, self.clock = Judge(self.limits), Clock()
         self.context: SpawnContext = get_context("spawn")
-        resource_tracker.ensure_running()  # a first spawn would start it, which unblocks Ctrl-C (see _no_interrupt)
+        resource_tracker.ensure_running()  # a first spawn would start it, which unblocks Ctrl-C (see undisturbed)
         self.idle: list[_Worker] = []
         self.busy: list[_Worker] = []
 
@@ -154,7 +154,7 @@ class ProcessPool:
         process = self.context.Process(target=work, args=(theirs, slot))
         worker = _Worker(process, ours, job, Watch(Slot(memoryview(slot).cast("B")), self.limits))
         self.busy.append(worker)
-        with _no_main(), _no_interrupt():
+        with _no_main(), undisturbed():
             worker.process.start()
         theirs.close()  # the worker's end alone stays open: its death closes the pipe
         return worker
@@ -283,21 +283,6 @@ def _one_thread() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """SIGINT and SIGTERM wait: a child that is left half started says so at length. It is deaf to Ctrl-C until
-    it has said that this is the parent's affair.
-
-    The mask is what a child inherits. It does not hold the parent's own Ctrl-C back, which another thread may take.
-    """
-    with deferred(signal.SIGINT, signal.SIGTERM):
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

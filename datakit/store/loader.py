@@ -94,9 +94,8 @@ class Samples:
             )
         self.skipped: Counter[str] = Counter()
         self.skipped_keys: list[tuple[str, str]] = []
-        self._spare: list[Place] | None = (
-            None  # where one that is sound lies, if any does; None: not looked for
-        )
+        # Where one that is sound lies, if any does; None: not looked for.
+        self._spare: list[Place] | None = None
         self._start = 0  # global position where this epoch begins, or began again
         self._given = 0  # samples of this rank that the present iteration gave
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,3 +31,13 @@ def test_a_small_draw_of_each_campaign_holds(name: str, cases: ModuleType, tmp_p
     assert outcome.cases >= module.SUITE
     assert not outcome.failures, "\n".join(outcome.failures)
     assert module.CASES >= module.SUITE and module.TITLE and module.WANTED
+
+
+@pytest.mark.parametrize(("pids", "apart"), [("1122", True), ("11", True), ("1212", False), ("1221", False)])
+def test_two_builds_one_after_the_other_are_no_race(
+    pids: str, apart: bool, cases: ModuleType, tmp_path: Path
+) -> None:
+    log = tmp_path / ".datakit" / "logs" / "build.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(json.dumps({"event": "note", "pid": int(pid)}) + "\n" for pid in pids))
+    assert importlib.import_module("fault_cases.f18_races").one_after_the_other(tmp_path) == apart

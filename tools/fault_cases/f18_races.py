@@ -19,6 +19,7 @@ WANTED = "one proceeds, the other is refused; on a cache both proceed; no stale 
 CASES = 50
 SUITE = 3
 REFUSED = "another build is running"
+NO_RACE = "the first had ended when the second began"
 
 
 def run(cases: int, seed: int, work: Path, tell: Tell) -> Outcome:
@@ -26,15 +27,20 @@ def run(cases: int, seed: int, work: Path, tell: Tell) -> Outcome:
     words, draw = [*small_build(work), "run.inline=true"], random.Random(seed)
     seconds = build(words, work / "peace")
     wanted = tree(work / "peace")
-    failures = []
+    failures: list[str] = []
+    again = 0
     for number in range(cases):
         kind = (one_folder, one_cache, crash)[number % 3]
         place = work / f"race{number}"
         wrong = kind(words, place, draw.uniform(0, 0.3) * seconds, wanted)
+        if wrong == NO_RACE:
+            again += 1
+            shutil.rmtree(place)
+            wrong = kind(words, place, 0.0, wanted)
         failures += [f"{kind.__name__} {number}: {wrong}"] if wrong else []
         tell(f"{number + 1} of {cases}: {kind.__name__} {wrong}")
         shutil.rmtree(place, ignore_errors=True)
-    return Outcome(cases=cases, failures=failures)
+    return Outcome(cases=cases, failures=failures, figures={"raced again": str(again)})
 
 
 def one_folder(words: list[str], place: Path, apart: float, wanted: dict[str, str]) -> str:
@@ -45,9 +51,8 @@ def one_folder(words: list[str], place: Path, apart: float, wanted: dict[str, st
         with started(words, out) as second:
             ends = [said(first), said(second)]
     codes = sorted(code for code, _ in ends)
-    if codes == [0, 0] and apart and one_after_the_other(out):
-        shutil.rmtree(place)
-        return one_folder(words, place, 0.0, wanted)
+    if codes == [0, 0] and one_after_the_other(out):
+        return NO_RACE
     wrong = [] if codes == [0, 5] else [f"exits {codes}: {ends}"]
     wrong += [] if all(REFUSED in text for code, text in ends if code) else [f"said {ends}"]
     wrong += [f"damaged: {bad}"] if (bad := damage(out)) else []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from PIL import Image as pil
 
 from datakit.store.tree import Layout, Licence, ShardPlan, StoreInfo, finish_tree, write_shard
+
+from .web import Web, serve
 
 SHARDS = {"train": (7, 7, 6), "test": (5,), "near_ood": (4, 3)}
 CLASSES = ("no", "1.0", "a: b # c")  # each of them something else to a careless YAML writer
@@ -151,3 +154,15 @@ def store_root(tmp_path_factory: pytest.TempPathFactory, build_store: BuildStore
     root = tmp_path_factory.mktemp("published") / "birds"
     build_store(root)
     return root
+
+
+@pytest.fixture
+def copy(store_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(store_root, tmp_path / "copy"))
+
+
+@pytest.fixture
+def web(store_root: Path, tmp_path: Path) -> Iterator[Web]:
+    shutil.copytree(store_root, tmp_path / "web" / "birds")
+    with serve(tmp_path / "web") as served:
+        yield served

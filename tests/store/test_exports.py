@@ -31,7 +31,7 @@ from datakit.store.reader import Store, open_store
 from datakit.store.sidecar import write_sidecar
 from datakit.store.tree import finish_tree, write_shard
 
-from .test_verify import reseal
+from .damage import reseal, rewrite_rows
 
 COUNTS = {"train": 20, "test": 5, "near_ood": 7}
 
@@ -361,3 +361,27 @@ def test_a_word_of_another_format_is_refused(store_root: Path, tmp_path: Path) -
         export_words([f"store={store_root}", "format=coco", "prompt=x", f"out={tmp_path / 'out'}"])
     with pytest.raises(ConfigError, match="materialize is of format="):
         export_words([f"store={store_root}", "format=imagefolder", "materialize=no", f"out={tmp_path / 'o'}"])
+
+
+@pytest.mark.parametrize("materialize", ["true", "false"])
+@pytest.mark.parametrize("format", ["imagefolder", "coco", "llava", "datajuicer", "openood"])
+def test_keys_of_a_foreign_store_are_no_way_out_of_an_export(
+    copy: Path, tmp_path: Path, format: str, materialize: str
+) -> None:
+    """Nor of its lists: whoever reads these opens what they name."""
+    words = [f"format={format}", f"store={copy}", f"out={tmp_path / 'out' / format}"]
+    if format != "imagefolder":
+        words.append(f"materialize={materialize}")
+    mine = tmp_path / "mine.jpg"
+    mine.write_bytes(b"mine")
+
+    def outward(table: pa.Table) -> pa.Table:
+        keys = ["/".join([".."] * 6) + str(mine.with_suffix("")), *table["key"].to_pylist()[1:]]
+        return table.set_column(0, "key", pa.array(keys))
+
+    rewrite_rows(copy, outward)
+    reseal(copy)
+    with pytest.raises(StoreError, match="is no key"):
+        export_words(words)
+    assert mine.read_bytes() == b"mine"
+    assert not [path for path in tmp_path.glob("*") if path not in (mine, copy, tmp_path / "out")]

@@ -30,11 +30,6 @@ def store(store_root: Path) -> Store:
     return open_store(store_root)
 
 
-@pytest.fixture
-def copy(store_root: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(store_root, tmp_path / "copy"))
-
-
 def keys(samples: Any) -> list[str]:
     return [sample["__key__"] for sample in samples]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,6 @@ from datakit.errors import ConfigError, StoreError
 from datakit.image import Image
 from datakit.stage import Rows
 from datakit.store.reader import open_store
-
-
-@pytest.fixture
-def copy(store_root: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(store_root, tmp_path / "copy"))
 
 
 def test_samples_come_back_as_they_went_in(store_root: Path, toys: list[Any]) -> None:

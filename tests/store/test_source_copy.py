@@ -11,7 +11,7 @@ import pytest
 from datakit.errors import CatalogError, ConfigError, EnvironmentProblem
 from datakit.store import source_copy
 from datakit.store.cache import Cache
-from datakit.store.client import Client, Patience
+from datakit.store.client import Client
 from datakit.store.contents import Contents, canonical, read_contents
 from datakit.store.reader import open_store
 from datakit.store.source_copy import local_copy
@@ -19,10 +19,7 @@ from datakit.store.upload import upload
 from datakit.store.urls import parse_url
 from datakit.store.verify import verify
 
-from .web import serve
-
-# Quick to try again, and patient with a machine that is busy for seconds.
-QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.02, total=60, connect=10, read=10, request=30)
+from .web import QUICK, serve
 
 
 def put(url: str, path: str, data: bytes) -> None:

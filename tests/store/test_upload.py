@@ -12,7 +12,7 @@ import pytest
 from datakit.errors import ConfigError, StoreError
 from datakit.store import target
 from datakit.store import upload as uploading
-from datakit.store.client import Client, Patience
+from datakit.store.client import Client
 from datakit.store.contents import canonical
 from datakit.store.reader import open_store
 from datakit.store.target import Bucket, Plain
@@ -20,9 +20,9 @@ from datakit.store.tree import Layout
 from datakit.store.upload import NOTE, upload
 from datakit.store.urls import parse_url
 
+from .web import QUICK
+
 BuildStore = Callable[..., dict[str, Any]]
-# Quick to try again, and patient with a machine that is busy for seconds.
-QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.02, total=60, connect=10, read=10, request=30)
 
 
 class Killed(BaseException):

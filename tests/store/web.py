@@ -1,4 +1,4 @@
-"""A web server of this machine that serves a folder, with ranges and with faults on demand."""
+"""A web server of this machine that serves a folder, with ranges and with faults on demand; stores read from it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from datakit.store.cache import Cache
+from datakit.store.client import Patience
+from datakit.store.contents import contents_of
+from datakit.store.reader import Store
+from datakit.store.remote import RemoteFiles
+from datakit.store.urls import parse_url
+
+# Quick to try again, and patient with a machine that is busy for seconds.
+QUICK = Patience(tries=4, first_wait=0.01, longest_wait=0.02, total=60, connect=10, read=10, request=30)
 
 
 @dataclass
@@ -99,3 +109,18 @@ def serve(root: Path) -> Iterator[Web]:
         server.shutdown()
         server.server_close()
         thread.join(5)
+
+
+def opened(url: str, cache: Cache | None = None) -> Store:
+    files = RemoteFiles(parse_url(url), cache, QUICK)
+    contents = contents_of(files)
+    files.expect(contents.files)
+    return Store(files, contents)
+
+
+def samples(store: Store) -> list[tuple[object, ...]]:
+    return [
+        (sample["__key__"], sample["image"].encoded, sample["label"], sample["class_name"])
+        for split in store.splits
+        for sample in store[split].samples()
+    ]

@@ -352,6 +352,9 @@ def _exit_code() -> int:
         problem.show()
         return 2
     except (KeyboardInterrupt, click.Abort):
+        # Where Ctrl-C came in the middle of a text being run, as of a dataclass that is being made, Python keeps in
+        # mind that nobody caught it, and under `python -m` ends itself by SIGINT; the next text makes it forget.
+        exec("")
         return 130
     except DatakitError as problem:
         _complain(problem, trace)

@@ -146,6 +146,19 @@ def test_ctrl_c_ends_with_130_and_one_line_and_leaves_no_worker(tmp_path: Path, 
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
+def test_ctrl_c_in_the_middle_of_a_text_that_is_run_ends_with_130(tmp_path: Path) -> None:
+    recipe = tmp_path / "interrupted.py"
+    text = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor _ in range(1000): pass\n"
+    recipe.write_text(f"exec({text!r})\n")
+    hears = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        words = [f"recipe={recipe}", f"out={tmp_path / 'out'}"]
+        done = subprocess.run([sys.executable, "-m", "datakit.cli", "build", *words], capture_output=True)
+    finally:
+        signal.signal(signal.SIGINT, hears)
+    assert done.returncode == 130
+
+
 def test_a_second_ctrl_c_does_not_wait_for_workers_that_do_not_listen(tmp_path: Path) -> None:
     with started(tmp_path / "out", "samples=2000", "run.workers=2") as process:
         workers = workers_of(process, 2)

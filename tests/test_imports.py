@@ -12,10 +12,12 @@ ROOT = Path(__file__).parent.parent
 # library → (where it may be imported, where it may stand at the top of a file)
 ANYWHERE = ("datakit/", "recipes/")
 ARRAYS = tuple(
-    f"datakit/{part}/" for part in ("run", "sources", "store", "stages", "models", "check", "train")
+    f"datakit/{part}/"
+    for part in ("run", "sources", "store", "stages", "models", "check", "train", "index", "serve")
 )
 CLUSTER = ("datakit/run/cluster.py", "datakit/run/dask.py")
 REPORT, TRAIN, TIMM = "datakit/check/report", "datakit/train/", "datakit/models/timm_model.py"
+SERVE = "datakit/serve/"
 PICTURES = (
     "datakit/image.py",
     "datakit/store/sheet.py",
@@ -39,6 +41,7 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "datakit/codec.py",
             "datakit/run/doctor.py",
             "datakit/store/adapters.py",
+            "datakit/index/torch_search.py",
         ),
         (TRAIN, TIMM, "datakit/store/torch.py"),
     ),
@@ -49,7 +52,12 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "webdataset": (("datakit/store/",), ()),
     "onnxruntime": (("datakit/models/",), ()),
     "onnx": (("datakit/models/",), ()),
-    "jinja2": ((REPORT,), (REPORT,)),
+    "jinja2": ((REPORT, SERVE), (REPORT, SERVE)),
+    "starlette": ((SERVE,), (SERVE,)),
+    "uvicorn": ((SERVE,), ()),
+    "open_clip": (("datakit/models/",), ()),
+    "sentence_transformers": (("datakit/models/",), ()),
+    "tokenizers": (("datakit/models/",), ()),
     "dask": ((*CLUSTER, "datakit/index/"), CLUSTER),
     "distributed": ((*CLUSTER, "datakit/index/"), CLUSTER),
 }

@@ -1,0 +1,1 @@
+"""Neighbours over an embedding column: built, tuned, filtered, kept up to date."""

@@ -16,7 +16,7 @@ from datakit.index import exact, folder
 from datakit.index.arrays import Bools, Floats, Longs
 from datakit.index.basis import Axes
 from datakit.index.build import Merged, Trained
-from datakit.index.coarse import flat_index
+from datakit.index.coarse import list_nearness, nearest_lists, within
 from datakit.index.graph import walk
 from datakit.index.nested import scan_nested
 from datakit.index.plan import Words
@@ -51,10 +51,6 @@ class Base:
     def sizes(self) -> Longs:
         """Rows of each list."""
         return np.diff(self.ends, prepend=0)
-
-    @cached_property
-    def quantizer(self) -> Any:
-        return flat_index(self.centroids, self.spec.space.metric)
 
     def search(
         self, points: Floats, k: int, words: Words, allowed: Bools | None = None
@@ -91,7 +87,7 @@ class Base:
     def _lists(
         self, points: Floats, coded: Floats, shortlist: int, words: Words, allowed: Bools | None
     ) -> tuple[Floats, Longs]:
-        chosen = self.probes(points, words.nprobe)
+        chosen = self.probes(points, words.nprobe, words.margin)
         if self.nested is not None:
             dims = words.dims or self.spec.codes.dims
             return scan_nested(
@@ -101,12 +97,14 @@ class Base:
         bits = None if allowed is None else lists_of_codes.bitmap(allowed)
         return lists_of_codes.scan(self.lists, coded, chosen, near, k=shortlist, allowed=bits)
 
-    def probes(self, points: Floats, nprobe: int) -> Longs:
-        """(Q, nprobe) lists of each query point, the nearest first, by d_c dims."""
+    def probes(self, points: Floats, nprobe: int, margin: float = 0.0) -> Longs:
+        """(Q, P) lists of each query point by d_c dims, P <= nprobe: the nearest ones, within `margin` of the first if
+        one is given; -1 where there are fewer. In order of nearness without a margin.
+        """
         if not 1 <= nprobe <= self.nlist:
             raise ConfigError(f"nprobe={nprobe}: the index has {self.nlist} lists")
-        found: Longs = self.quantizer.search(self.axes.for_lists(points), nprobe)[1]
-        return found
+        scores = list_nearness(self.axes.for_lists(points), self.centroids, self.spec.space.metric)
+        return within(scores, nprobe, margin) if margin else nearest_lists(scores, nprobe)
 
     def _reranked(self, points: Floats, ids: Longs, k: int) -> tuple[Floats, Longs]:
         """By stored vectors; through the funnel, each step on a longer prefix of those the last one left."""

@@ -58,16 +58,28 @@ def _words(base: Base, tuned: Mapping[str, Any], asked: Words, k: int, matching:
         # A graph meets rows that do not match on its way: it must meet so many more of them.
         return Words(kind="graph", ef=ef if asked.ef else int(ef / share), shortlist=shortlist)
     least = -(-DEEP * k * base.nlist // len(base))
-    nprobe = asked.nprobe or raised(max(tuned.get("nprobe", NPROBE), least), base.nlist, share)
-    return Words(kind="lists", nprobe=min(nprobe, base.nlist), shortlist=shortlist, dims=asked.dims)
+    if tuned.get("margin") and share == 1 and not asked.nprobe and k <= base.spec.target.k:
+        return Words(
+            kind="lists", nprobe=base.nlist, margin=tuned["margin"], shortlist=shortlist, dims=asked.dims
+        )
+    usual = tuned.get("filtered", tuned.get("nprobe", NPROBE))
+    nprobe = asked.nprobe or raised(max(usual, least), base.nlist, share)
+    margin = asked.margin if asked.nprobe else 0.0
+    return Words(
+        kind="lists", nprobe=min(nprobe, base.nlist), margin=margin, shortlist=shortlist, dims=asked.dims
+    )
 
 
 def _cost(base: Base, words: Words, about: Mapping[str, Any], queries: int) -> float:
     dim = base.points.shape[1]
     if words.kind == "graph":
         return graph_cost(base.spec, dim=dim, ef=words.ef, queries=queries)
-    known = {point["nprobe"]: point["scanned"] for point in about.get("curve", ()) if "nprobe" in point}
-    scanned = expected_scan(len(base), base.nlist, words.nprobe, known)
+    curve = [point for point in about.get("curve", ()) if point.get("kind") == "lists"]
+    if words.margin:
+        scanned = max((point["scanned"] for point in curve if point.get("margin") == words.margin), default=0)
+    else:
+        known = {point["nprobe"]: point["scanned"] for point in curve if "margin" not in point}
+        scanned = expected_scan(len(base), base.nlist, words.nprobe, known)
     return lists_cost(
         base.spec, dim=dim, scanned=scanned, nprobe=words.nprobe, shortlist=words.shortlist, queries=queries
     )

@@ -68,3 +68,37 @@ def means_of(rows: Floats, lists: Longs, nlist: int) -> Floats:
     sums[filled] = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64)
     means: Floats = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
     return means
+
+
+def list_nearness(rows: Floats, centroids: Floats, metric: str) -> Floats:
+    """(Q, nlist), the greater the nearer: the product, or under l2 the squared distance, negative and less |query|²."""
+    products: Floats = rows @ centroids.T
+    if metric != "l2":
+        return products
+    nearness: Floats = 2 * products - np.einsum("nd,nd->n", centroids, centroids)
+    return nearness
+
+
+def nearest_lists(scores: Floats, nprobe: int) -> Longs:
+    """(Q, nprobe) the lists of greatest score, the greatest first."""
+    many = scores.shape[1]
+    if nprobe < many:
+        near = np.argpartition(scores, many - nprobe, axis=1)[:, many - nprobe :]
+    else:
+        near = np.broadcast_to(np.arange(many), scores.shape)
+    order = np.argsort(-np.take_along_axis(scores, near, axis=1), axis=1, kind="stable")
+    found: Longs = np.take_along_axis(near, order, axis=1)
+    return found
+
+
+def within(scores: Floats, nprobe: int, margin: float) -> Longs:
+    """(Q, P) the lists whose score is at most `margin` less than the greatest, no more than nprobe; -1 filled."""
+    near = scores >= scores.max(axis=1, keepdims=True) - np.float32(margin)
+    counts = near.sum(axis=1)
+    if counts.max(initial=0) > nprobe:
+        best = nearest_lists(scores, nprobe)
+        return np.where(np.take_along_axis(near, best, axis=1), best, -1)
+    query, lists = np.nonzero(near)
+    found = np.full((len(scores), int(counts.max(initial=1))), -1, np.int64)
+    found[query, np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)] = lists
+    return found

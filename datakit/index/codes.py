@@ -19,7 +19,8 @@ from datakit.index.spec import PANORAMA_LEVELS, Spec
 
 PACK = 32  # codes that FastScan keeps side by side
 TRAIN = 16_384  # rows that a product quantizer learns from; 1,024 for each of its 16 centres
-WHOLE = 8192  # lists up to which all means are compared at once with the queries, in one product
+CHEAP = 12  # a product of matrices compares as many means in the time in which one is fetched for one query
+FEW = 16  # queries for which a product of matrices does not pay
 
 
 def empty_lists(means: Floats, spec: Spec) -> Any:
@@ -101,10 +102,10 @@ def list_scores(rows: Floats, chosen: Longs, means: Floats, metric: str) -> Floa
     """(Q, nprobe) of each query (Q, d_s) with the means of its chosen lists: what a residual's score is added to."""
     import faiss
 
-    if metric != "l2" and len(means) <= WHOLE:
+    if metric != "l2" and len(means) <= CHEAP * chosen.shape[1] and len(rows) >= FEW:
         products: Floats = np.take_along_axis(rows @ means.T, np.maximum(chosen, 0), axis=1)
         return np.ascontiguousarray(products)
-    scores = np.empty(chosen.shape, np.float32)
+    scores = np.zeros(chosen.shape, np.float32)  # of no list, none is written
     by_id = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
     queries, of_each = chosen.shape
     by_id(pointer(scores), pointer(rows), pointer(means), pointer(chosen), rows.shape[1], queries, of_each)

@@ -109,6 +109,10 @@ class Index:
 
     def __len__(self) -> int:
         """Rows that can be found."""
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
         return int(self.live.sum())
 
     @cached_property
@@ -147,6 +151,7 @@ class Index:
         exact: bool = False,
         nprobe: int | None = None,
         shortlist: int | None = None,
+        margin: float = 0.0,
         ef: int | None = None,
         dims: int | None = None,
         not_rows: Sequence[int] = (),
@@ -164,6 +169,7 @@ class Index:
             kind="flat" if exact else "",
             nprobe=nprobe or 0,
             shortlist=shortlist or 0,
+            margin=margin,
             ef=ef or 0,
             dims=dims or 0,
         )
@@ -173,7 +179,7 @@ class Index:
 
     def _allowed(self, where: str, not_rows: Sequence[int]) -> tuple[Bools | None, int]:
         """Rows that may come (None: all) and how many."""
-        if not where and not len(not_rows) and self.live.all():
+        if not where and not len(not_rows) and self._count == len(self.live):
             return None, len(self.live)
         mask = self.live & matches(self.meta, where) if where else self.live.copy()
         mask[np.asarray(not_rows, np.int64)] = False

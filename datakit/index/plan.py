@@ -34,11 +34,16 @@ FUNNEL_STEP = 20_000.0  # a step of the funnel, in numpy
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """How one search is done. kind: flat | lists | graph | subset (exact on the rows a filter leaves)."""
+    """How one search is done. kind: flat | lists | graph | subset (exact on the rows a filter leaves).
+
+    margin: of the nprobe nearest lists only those are scanned whose centroid scores at most this much less than the
+    nearest one's (as SPANN prunes, Chen et al. 2021): a query in the middle of a list needs few, one between many more.
+    """
 
     kind: str
     nprobe: int = 0
     shortlist: int = 0
+    margin: float = 0.0
     ef: int = 0
     dims: int = 0
 

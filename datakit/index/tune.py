@@ -17,6 +17,7 @@ from datakit.errors import ConfigError
 from datakit.index import exact
 from datakit.index.arrays import Floats, Longs, one_thread
 from datakit.index.base import Base
+from datakit.index.coarse import list_nearness, nearest_lists
 from datakit.index.plan import Words, flat_cost, graph_cost, lists_cost, multiply_adds
 from datakit.index.spec import Spec, Target
 from datakit.rng import rng_for
@@ -106,14 +107,19 @@ def _settings(base: Base, held: Floats) -> Iterator[tuple[Words, float]]:
         for ef in (16, 32, 64, 128, 256, 512):
             yield Words(kind="graph", ef=ef), float(ef * base.spec.graph.links)
         return
-    counts = sorted(
-        {min(base.nlist, round(2 ** (half / 2))) for half in range(0, 2 * base.nlist.bit_length())}
-    )
-    chosen = base.probes(held, counts[-1])
-    for nprobe in counts:
-        scanned = float(base.sizes[chosen[:, :nprobe]].sum(axis=1).mean())
+    half_steps = range(2 * base.nlist.bit_length())
+    scores = list_nearness(base.axes.for_lists(held), base.centroids, base.spec.space.metric)
+    order = nearest_lists(scores, base.nlist)
+    falling, sizes = np.take_along_axis(scores, order, axis=1), base.sizes[order]
+    for nprobe in sorted({min(base.nlist, round(2 ** (half / 2))) for half in half_steps}):
+        scanned = float(sizes[:, :nprobe].sum(axis=1).mean())
         if scanned <= len(base) / 2 or nprobe == 1:  # beyond that flat search is nearer at hand
             yield Words(kind="lists", nprobe=nprobe), scanned
+        # The margin that as many lists lie within, on the whole.
+        margin = float(f"{float((falling[:, 0] - falling[:, nprobe - 1]).mean()):.4g}")
+        scanned = float((sizes * (falling >= falling[:, :1] - np.float32(margin))).sum(axis=1).mean())
+        if margin and scanned <= len(base) / 2:
+            yield Words(kind="lists", nprobe=base.nlist, margin=margin), scanned
 
 
 def _shortlists(spec: Spec, k: int) -> list[int]:
@@ -170,7 +176,8 @@ def _milliseconds(base: Base, held: Floats, point: Mapping[str, Any], k: int) ->
 def words_of(point: Mapping[str, Any]) -> Words:
     """A point of a curve, or tuned words, as words."""
     names = ("nprobe", "shortlist", "ef", "dims")
-    return Words(kind=str(point["kind"]), **{name: int(point[name]) for name in names if name in point})
+    numbers = {name: int(point[name]) for name in names if name in point}
+    return Words(kind=str(point["kind"]), margin=float(point.get("margin", 0)), **numbers)
 
 
 def _cheapest(points: list[dict[str, Any]], target: Target, base: Base) -> dict[str, Any]:
@@ -190,7 +197,12 @@ def _cheapest(points: list[dict[str, Any]], target: Target, base: Base) -> dict[
             f"target: recall {target.recall} within {target.max_ms} ms is not to be had; within it recall is {best:.3f}"
         )
     by = "ms" if target.max_ms is not None else "cost_us"
-    return words_of(min(sure, key=lambda point: point[by])).to_json()
+    found = words_of(min(sure, key=lambda point: point[by])).to_json()
+    # A filter thins lists out, and a margin knows nothing of that: filtered searches count lists.
+    plain = [point for point in sure if point["kind"] == "lists" and "margin" not in point]
+    if "margin" in found and plain:
+        found["filtered"] = min(point["nprobe"] for point in plain)
+    return found
 
 
 def _front(points: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -76,12 +76,14 @@ def _cost(base: Base, words: Words, about: Mapping[str, Any], queries: int) -> f
         return graph_cost(base.spec, dim=dim, ef=words.ef, queries=queries)
     curve = [point for point in about.get("curve", ()) if point.get("kind") == "lists"]
     if words.margin:
-        scanned = max((point["scanned"] for point in curve if point.get("margin") == words.margin), default=0)
+        same: Mapping[str, Any] = next((point for point in curve if point.get("margin") == words.margin), {})
+        scanned, probed = same.get("scanned", 0.0), same.get("probed", 0.0)
     else:
+        probed = words.nprobe
         known = {point["nprobe"]: point["scanned"] for point in curve if "margin" not in point}
         scanned = expected_scan(len(base), base.nlist, words.nprobe, known)
     return lists_cost(
-        base.spec, dim=dim, scanned=scanned, nprobe=words.nprobe, shortlist=words.shortlist, queries=queries
+        base.spec, dim=dim, scanned=scanned, probed=probed, shortlist=words.shortlist, queries=queries
     )
 
 

@@ -105,10 +105,11 @@ def list_scores(rows: Floats, chosen: Longs, means: Floats, metric: str) -> Floa
     if metric != "l2" and len(means) <= CHEAP * chosen.shape[1] and len(rows) >= FEW:
         products: Floats = np.take_along_axis(rows @ means.T, np.maximum(chosen, 0), axis=1)
         return np.ascontiguousarray(products)
-    scores = np.zeros(chosen.shape, np.float32)  # of no list, none is written
+    scores = np.empty(chosen.shape, np.float32)
     by_id = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
     queries, of_each = chosen.shape
     by_id(pointer(scores), pointer(rows), pointer(means), pointer(chosen), rows.shape[1], queries, of_each)
+    scores[chosen < 0] = 0  # of no list faiss gives infinity
     return scores
 
 

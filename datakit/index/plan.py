@@ -7,23 +7,24 @@ so that a build chooses the same on every machine: `tune(measure=True)` asks the
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
 
+from datakit.index.codes import CHEAP
 from datakit.index.spec import Spec
 
 PRODUCT = 0.03  # a multiply-add of a product of matrices
-FETCH = 0.35  # a number fetched from memory for one query alone: rows of a shortlist, of a subset
-START = 12_000.0  # a query's share of calls, selection and sorting
+FETCH = 0.3  # a number fetched from memory for one query alone: rows of a shortlist, of a subset
+START = 4_000.0  # a query's share of calls, selection and sorting
 CALL = 60_000.0  # a call, whatever is in it
+LIST = 60.0  # a list met
 HOP = 55.0  # a row met in a graph, beside its dims
 SCAN = {  # a dim of a row in a list
     "flat": 0.16,
     "fp16": 0.14,
     "sq8": 0.09,
-    "pq4fs": 0.011,
+    "pq4fs": 0.0075,
     "pq8": 0.05,
     "rabitqfs": 0.016,
     "panorama": 0.06,
@@ -48,7 +49,7 @@ class Words:
     dims: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+        return {name: value for name, value in vars(self).items() if value}
 
 
 def flat_cost(rows: int, dim: int, queries: int = 1) -> float:
@@ -62,12 +63,17 @@ def subset_cost(matching: int, dim: int, queries: int = 1) -> float:
 
 
 def lists_cost(
-    spec: Spec, *, dim: int, scanned: float, nprobe: int, shortlist: int, queries: int = 1
+    spec: Spec, *, dim: int, scanned: float, probed: float, shortlist: int, queries: int = 1
 ) -> float:
-    """Nanoseconds a query: axes, centroids, means, codes scanned, shortlist. `scanned`: rows of the probed lists."""
+    """Nanoseconds a query: axes, centroids, means, codes scanned, shortlist. `scanned`: rows of the `probed` lists."""
     d_c, d_s, nlist = spec.coarse.dims, spec.codes.dims, spec.coarse.nlist
     turned = 0 if spec.basis.kind in ("raw", "mrl") else dim * (d_c + d_s)
-    cost = START + CALL / queries + PRODUCT * (turned + nlist * (d_c + d_s)) + 60.0 * nprobe
+    cost = (
+        START
+        + CALL / queries
+        + PRODUCT * (turned + nlist * d_c + min(nlist, CHEAP * probed) * d_s)
+        + LIST * probed
+    )
     cost += scanned * d_s * SCAN[spec.codes.kind]
     return cost + rerank_cost(spec, dim=dim, shortlist=shortlist)
 

@@ -7,7 +7,7 @@ that holds it is kept, with the whole curve.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -89,37 +89,42 @@ def _points(base: Base, held: Floats, own: Longs | None, limits: Floats, k: int)
         "macs": len(base) * dim,
         "scanned": len(base),
     }
-    for words, scanned in _settings(base, held):
+    for words, *looked in _settings(base, held):
         most = max(_shortlists(base.spec, k))
         wide = replace(words, shortlist=most) if most else words
         found = _candidates(base, held, wide, max(most, k + 1), own)
         for shortlist in _shortlists(base.spec, k):
             scores = _best(base, held, found, shortlist, k)
             recalls = _recalls(scores, limits, base.spec.space.metric)
-            yield _point(base, replace(words, shortlist=shortlist), scanned, recalls, len(held))
+            yield _point(base, replace(words, shortlist=shortlist), looked, recalls, len(held))
 
 
-def _settings(base: Base, held: Floats) -> Iterator[tuple[Words, float]]:
-    """Every setting worth trying, and the rows it scans."""
+def _settings(base: Base, held: Floats) -> Iterator[tuple[Words, float, float]]:
+    """Every setting worth trying, with the rows it scans and the lists it probes."""
     if base.spec.structure == "flat":
         return
     if base.graph is not None:
         for ef in (16, 32, 64, 128, 256, 512):
-            yield Words(kind="graph", ef=ef), float(ef * base.spec.graph.links)
+            yield Words(kind="graph", ef=ef), float(ef * base.spec.graph.links), 0.0
         return
-    half_steps = range(2 * base.nlist.bit_length())
+    steps = range(4 * base.nlist.bit_length())
     scores = list_nearness(base.axes.for_lists(held), base.centroids, base.spec.space.metric)
     order = nearest_lists(scores, base.nlist)
     falling, sizes = np.take_along_axis(scores, order, axis=1), base.sizes[order]
-    for nprobe in sorted({min(base.nlist, round(2 ** (half / 2))) for half in half_steps}):
+    for nprobe in sorted({min(base.nlist, round(2 ** (step / 4))) for step in steps}):
         scanned = float(sizes[:, :nprobe].sum(axis=1).mean())
         if scanned <= len(base) / 2 or nprobe == 1:  # beyond that flat search is nearer at hand
-            yield Words(kind="lists", nprobe=nprobe), scanned
+            yield Words(kind="lists", nprobe=nprobe), scanned, float(nprobe)
         # The margin that as many lists lie within, on the whole.
         margin = float(f"{float((falling[:, 0] - falling[:, nprobe - 1]).mean()):.4g}")
-        scanned = float((sizes * (falling >= falling[:, :1] - np.float32(margin))).sum(axis=1).mean())
+        near = falling >= falling[:, :1] - np.float32(margin)
+        scanned = float((sizes * near).sum(axis=1).mean())
         if margin and scanned <= len(base) / 2:
-            yield Words(kind="lists", nprobe=base.nlist, margin=margin), scanned
+            yield (
+                Words(kind="lists", nprobe=base.nlist, margin=margin),
+                scanned,
+                float(near.mean() * base.nlist),
+            )
 
 
 def _shortlists(spec: Spec, k: int) -> list[int]:
@@ -145,13 +150,13 @@ def _best(base: Base, held: Floats, ids: Longs, shortlist: int, k: int) -> Float
     return exact.best(exact.compare(held, base.points, kept, metric), kept, k, metric)[0]
 
 
-def _point(base: Base, words: Words, scanned: float, recalls: Any, queries: int) -> dict[str, Any]:
-    dim, spec = base.points.shape[1], base.spec
+def _point(base: Base, words: Words, looked: Sequence[float], recalls: Any, queries: int) -> dict[str, Any]:
+    dim, spec, (scanned, probed) = base.points.shape[1], base.spec, looked
     if words.kind == "graph":
         cost = graph_cost(spec, dim=dim, ef=max(words.ef, words.shortlist), queries=queries)
     else:
         cost = lists_cost(
-            spec, dim=dim, scanned=scanned, nprobe=words.nprobe, shortlist=words.shortlist, queries=queries
+            spec, dim=dim, scanned=scanned, probed=probed, shortlist=words.shortlist, queries=queries
         )
     return {
         **words.to_json(),
@@ -160,6 +165,7 @@ def _point(base: Base, words: Words, scanned: float, recalls: Any, queries: int)
         "cost_us": round(cost / 1000, 2),
         "macs": round(multiply_adds(spec, dim=dim, scanned=scanned, shortlist=words.shortlist)),
         "scanned": round(scanned, 1),
+        "probed": round(probed, 1),
     }
 
 

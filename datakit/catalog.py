@@ -42,7 +42,12 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """What a catalog's TOML says; `licence`, `taxonomy`, `classes`, `test`, `duplicates` are for recipes, cards."""
+    """What a catalog's TOML says; `licence`, `taxonomy`, `classes`, `test`, `duplicates`, `retrieval` are for
+    recipes, cards.
+
+    retrieval: columns that say what should find what: `thing` (equal: the same thing), `view` (a query searches the
+    other views), `group` (the class to be found), `query` (the view that asks).
+    """
 
     name: str
     title: str
@@ -59,6 +64,7 @@ class Catalog:
     classes: Mapping[str, Any] = field(default_factory=dict)
     test: Mapping[str, list[Any]] = field(default_factory=dict)
     duplicates: Mapping[str, float] = field(default_factory=dict)
+    retrieval: Mapping[str, str] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
 
     def pool_of(self, fields: Mapping[str, Any]) -> str | None:

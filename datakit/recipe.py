@@ -124,7 +124,8 @@ class Recipe:
     """What a build makes: a store, lists over it, files beside it, and checks that must hold.
 
     `lists`: name → table with `key` and `split`: a further selection over the same shards.
-    `files`: path in the tree → a result (text, JSON, table).  `checks`: results that are lists of findings.
+    `files`: path in the tree → a result (text, JSON, table; Files: the folder of that path).
+    `checks`: results that are lists of findings.
     `fetches`: what its stages may ask the network for, in words; of catalogs, their readers say so.
     """
 

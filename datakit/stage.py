@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Drop",
+    "Files",
     "Image",
     "Ref",
     "Rows",
@@ -65,6 +66,10 @@ class Drop:
     reason: str
     value: float | None = None
     threshold: float | None = None
+
+
+class Files(dict[str, Any]):
+    """A result that is several files: name → bytes, as a reduce gives it; name → Path, as it is read back."""
 
 
 class Rows(Protocol):
@@ -236,7 +241,7 @@ def reduce(
     partial: Callable[..., Any] | None = None,
     merge: Callable[[list[Any]], Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Stage[Any]]]:
-    """A stage over all rows: `f(rows, *, ...) -> result`; the result is JSON, an Arrow table, text or bytes.
+    """A stage over all rows: `f(rows, *, ...) -> result`; the result is JSON, an Arrow table, text, bytes or Files.
 
     With `partial(rows of one shard) -> value` and `merge([value, ...]) -> value` it runs as a tree, and the
     function makes the result of the last value: `f(value, *, ...)`. A value is what a result may be, and is small.

@@ -204,7 +204,7 @@ def gate(steps: Steps, findings: list[dict[str, Any]], out: Path) -> None:
         return
     folder = out / ".datakit" / "failed"
     for path, data in result_files(steps).items():
-        write_bytes(folder / path, data)
+        write_bytes(folder / path, data if isinstance(data, bytes) else data.read_bytes())
     lines = [f"{finding['id']}: {finding['summary']}{_keys(finding)}" for finding in failed]
     raise GateError(
         f"{len(failed)} check{'s' if len(failed) > 1 else ''} failed; nothing is published.\n  "

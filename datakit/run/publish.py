@@ -28,7 +28,7 @@ from datakit.run.job import Job, open_steps, other_code
 from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
 from datakit.sources.scan import forget
-from datakit.stage import Ref
+from datakit.stage import Files, Ref
 from datakit.store.layout import Layout, ShardEntry, ShardPlan
 from datakit.store.rows import StepRows
 from datakit.store.steps import Steps, outcome_counts
@@ -221,9 +221,16 @@ def _finish(
     )
 
 
-def result_files(steps: Steps) -> dict[str, bytes]:
-    found = {path: steps.load(ref.step) for path, ref in steps.plan.recipe.files.items() if ref.step}
-    return {path: as_bytes(value) for path, value in found.items()}
+def result_files(steps: Steps) -> dict[str, bytes | Path]:
+    """Path in the tree → what lies there. Files come under the path that they are given, as in a folder."""
+    made: dict[str, bytes | Path] = {}
+    for path, ref in steps.plan.recipe.files.items():
+        value = steps.load(ref.step) if ref.step else ref.value
+        if isinstance(value, Files):
+            made |= {f"{path.rstrip('/')}/{name}": file for name, file in value.items()}
+        else:
+            made[path] = as_bytes(value)
+    return made
 
 
 def as_bytes(value: Any) -> bytes:

@@ -64,13 +64,15 @@ def scan(
     root: Path | None,
     *,
     styles: Sequence[str] = tuple(STYLES),
+    tones: bool = True,
     mixed_tones: bool = False,
     languages: Sequence[str] = LANGUAGES,
 ) -> Iterator[Entry | Problem]:
     """Every drawing, emoji by emoji in the order of code points. `root` is not used: the packages are the source.
 
-    mixed_tones: also couples and handshakes of two different tones; left out, they are Problems
-    `mixed_skin_tones` (dropped): 20 near-copies a base, of which a test tone could not be kept out.
+    tones: also the five skin tones; left out, they are Problems `skin_tone` (dropped). mixed_tones: also couples
+    and handshakes of two different tones; left out, they are Problems `mixed_skin_tones` (dropped): 20 near-copies
+    a base, of which a test tone could not be kept out.
     languages: for `captions`, of the package `emoji` (de, fr, ja, …).  A sequence that a style does not draw is a
     Problem `missing_file`.  Raises MissingExtra where a package is not installed.
     """
@@ -82,6 +84,9 @@ def scan(
         for tone, unified in _variants(emoji):
             for style in drawings:
                 name = f"{style}/{unified}"
+                if tone != "none" and not tones:
+                    yield Problem(name=name, reason="skin_tone", detail=tone, dropped=True)
+                    continue
                 if tone == "mixed" and not mixed_tones:
                     yield Problem(
                         name=name, reason="mixed_skin_tones", detail="two different tones", dropped=True

@@ -1,13 +1,15 @@
 """The folder of steps: `steps/<fingerprint>/00000.arrow` and beside it what the step's verb adds.
 
 `.arrow` rows, `.tar` images that a stage changed, `.outcomes.arrow` samples that left and why, `.json` the
-manifest, last. A reduce has `value.json`, `value.arrow`, `value.txt` or `value.bin` instead of rows. A step of
+manifest, last. A reduce has `value.json`, `value.arrow`, `value.txt`, `value.bin` or the folder
+`value.files` instead of rows. A step of
 several phases (run/phases.py) has a folder for each but the last, with manifests of its own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,6 +21,7 @@ import pyarrow as pa
 from datakit.errors import StageError, StoreError
 from datakit.manifest import Manifest, read_manifest, write_bytes
 from datakit.recipe import Plan, Step
+from datakit.stage import Files
 from datakit.store.listing import Listing
 from datakit.store.rows import LISTINGS, STEPS, Roots, StepRows, read_schema, read_table, write_table
 
@@ -251,7 +254,11 @@ def _as_outcomes(listing: Listing) -> pa.Table:
 
 
 def write_value(folder: Path, value: Any, name: str = "value") -> dict[str, int]:
-    """The result of a reduce, by its type: Arrow table, text, bytes, else JSON. Returns name → bytes."""
+    """The result of a reduce, by its type: Arrow table, text, bytes, files, else JSON. Returns name → bytes."""
+    if isinstance(value, Files):
+        for inner, data in value.items():
+            write_bytes(folder / f"{name}.files" / _plain(inner), data)
+        return {f"{name}.files/{inner}": len(data) for inner, data in value.items()}
     if isinstance(value, pa.Table):
         return {f"{name}.arrow": write_table(folder / f"{name}.arrow", value)}
     if isinstance(value, bytes):
@@ -271,6 +278,12 @@ def _json(value: Any) -> bytes:
         raise StageError(f"a reduce must give a table, text, bytes or JSON: {problem}") from problem
 
 
+def _plain(name: str) -> str:
+    if name != os.path.basename(name) or name.startswith(".") or ".part-" in name:  # noqa: PTH119 (as text)
+        raise StageError(f"a reduce gave a file called {name}: a plain name is wanted")
+    return name
+
+
 def read_value(folder: Path, name: str = "value") -> Any:
     """What `write_value` wrote."""
     if (folder / f"{name}.arrow").exists():
@@ -281,6 +294,9 @@ def read_value(folder: Path, name: str = "value") -> Any:
         return (folder / f"{name}.txt").read_text(encoding="utf-8")
     if (folder / f"{name}.bin").exists():
         return (folder / f"{name}.bin").read_bytes()
+    if (folder / f"{name}.files").is_dir():
+        found = sorted((folder / f"{name}.files").iterdir())
+        return Files({path.name: path for path in found if ".part-" not in path.name})
     raise StoreError(f"{folder} holds no value")
 
 

@@ -217,3 +217,12 @@ def test_groups_join_what_code_points_join() -> None:
     }
     assert found["hopper"]["identity_group"] == found["woman-hopping"]["identity_group"] == "hopper"
     assert found["baker"]["identity_group"] is found["woman"]["identity_group"] is None
+
+
+def test_without_tones_each_name_is_drawn_once_by_each_style_and_the_rest_is_counted() -> None:
+    found = list(emoji.scan(None, tones=False))
+    kept = [item.fields for item in found if isinstance(item, Entry)]
+    assert Counter(fields["style"] for fields in kept) == {"openmoji": 1903, "twemoji": 1903}
+    assert len({fields["short_name"] for fields in kept}) == 1903
+    left = Counter(item.reason for item in found if isinstance(item, Problem))
+    assert left["skin_tone"] == 2 * (1615 + 260), "and none of them vanished"

@@ -1,7 +1,9 @@
 """Image encoders and classifiers by name: one protocol, whatever stands behind it.
 
-`efficientnet-lite0` comes with the extra `demo`; `onnx:<path>` is a user's own file, `timm:<model>` a
-model of timm. A weights file is data, not code: no loader here unpickles anything but tensors.
+`efficientnet-lite0` and `conse` come with the extra `demo`; `onnx:<path>` is a user's own file, `timm:<model>` a
+model of timm, `open_clip:<model>/<weights>` one of open_clip. A weights file is data, not code: no loader here
+unpickles anything but tensors. The one exception says so in its name: `torchscript:<path>` is a program, which is run
+with all that you may do; take such a file only from those you trust.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
     Floats = NDArray[np.float32]
 
-EMBEDDED = "efficientnet-lite0"
-FORMS = (EMBEDDED, "onnx:<path>", "timm:<model>")
+EMBEDDED, CONSE = "efficientnet-lite0", "conse"
+KINDS = ("onnx", "timm", "torchscript", "open_clip")
+FORMS = (EMBEDDED, CONSE, "onnx:<path>", "timm:<model>", "torchscript:<path>", "open_clip:<model>/<weights>")
+WEIGHTS = (".pt", ".pth", ".bin", ".safetensors", ".npz")  # how files of weights end; open_clip's tags do not
 
 
 @runtime_checkable
@@ -58,14 +62,26 @@ class Classifier(Protocol):
         ...
 
 
+def load(name: str, *, device: str = "cpu") -> Encoder:
+    """The encoder called `name`, loaded once a process and device.
+
+    device: cpu, cuda, cuda:N or auto (CUDA if there is one), for those that run on torch.  Raises ConfigError
+    (unknown name or device), MissingExtra, EnvironmentProblem (weights that cannot be fetched).
+    """
+    return _load(name, device)
+
+
 @cache
-def load(name: str) -> Encoder:
-    """The encoder called `name`, loaded once a process. Raises ConfigError (unknown), MissingExtra."""
+def _load(name: str, device: str) -> Encoder:
     kind, _, rest = name.partition(":")
     if name == EMBEDDED:
         from datakit.models import efficientnet
 
         return efficientnet.load()
+    if name == CONSE:
+        from datakit.models import conse
+
+        return conse.load().images
     if kind == "onnx" and rest:
         from datakit.models import onnx_file
 
@@ -73,7 +89,15 @@ def load(name: str) -> Encoder:
     if kind == "timm" and rest:
         from datakit.models import timm_model
 
-        return timm_model.load(rest)
+        return timm_model.load(rest, device=device)
+    if kind == "torchscript" and rest:
+        from datakit.models import torchscript_file
+
+        return torchscript_file.load(Path(rest), device=device)
+    if kind == "open_clip" and "/" in rest:
+        from datakit.models import open_clip_model
+
+        return open_clip_model.load(rest, device=device).images
     raise _unknown(name)
 
 
@@ -84,19 +108,33 @@ def weights_of(name: str) -> str:
     file).
     """
     kind, _, rest = name.partition(":")
-    if name != EMBEDDED and not (kind in ("onnx", "timm") and rest):
-        raise _unknown(name)
-    if kind != "onnx":
+    if kind in ("onnx", "torchscript") and rest:
+        return file_sha256(Path(rest), name)
+    if kind == "open_clip" and (path := open_clip_file(rest)):
+        return file_sha256(path, name)
+    if name in (EMBEDDED, CONSE) or (kind == "timm" and rest) or (kind == "open_clip" and "/" in rest):
         return ""
+    raise _unknown(name)
+
+
+def open_clip_file(rest: str) -> Path | None:
+    """The file of weights in `<model>/<weights>`, if it is one: it ends as one, or lies in a folder."""
+    weights = rest.partition("/")[2]
+    return Path(weights) if "/" in weights or Path(weights).suffix in WEIGHTS else None
+
+
+def file_sha256(path: Path, name: str) -> str:
+    """sha256 of the file behind the encoder `name`. Raises ConfigError where it cannot be read."""
     try:
-        return sha256_of([Path(rest).read_bytes()])
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:
-        raise ConfigError(f"encoder {name}: cannot read {rest}: {problem.strerror}") from problem
+        raise ConfigError(f"encoder {name}: cannot read {path}: {problem.strerror}") from problem
 
 
 def _unknown(name: str) -> ConfigError:
     _, colon, rest = name.partition(":")
-    hint = did_you_mean(name, [f"onnx:{rest}", f"timm:{rest}"] if colon else [EMBEDDED])
+    hint = did_you_mean(name, [f"{kind}:{rest}" for kind in KINDS] if colon else [EMBEDDED, CONSE])
     return ConfigError(f"no encoder {name}{hint}; there are {', '.join(FORMS)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from datakit.errors import ConfigError, MissingExtra
@@ -30,8 +31,10 @@ class Session:
         self.inputs = {item.name: (item.type, item.shape) for item in self._session.get_inputs()}
         self.outputs = {item.name: (item.type, item.shape) for item in self._session.get_outputs()}
 
-    def run(self, output: str, value: NDArray[Any]) -> NDArray[Any]:
-        """One output for a model of one input."""
-        (name,) = self.inputs
-        found: NDArray[Any] = self._session.run([output], {name: value})[0]
+    def run(self, output: str, value: NDArray[Any] | Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """One output: of one array for a model of one input, of arrays by name for a model of several."""
+        if not isinstance(value, Mapping):
+            (name,) = self.inputs
+            value = {name: value}
+        found: NDArray[Any] = self._session.run([output], dict(value))[0]
         return found

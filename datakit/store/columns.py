@@ -67,8 +67,8 @@ def _column(values: list[Any], roots: Roots) -> pa.Array:
         return pa.array([None if value is None else roots.place(value) for value in values], IMAGE)
     first = there[0] if there else None
     if isinstance(first, np.ndarray):
-        if first.ndim == 1 and len(first) and all(_like(value, first) for value in values):
-            return pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(values)), len(first))
+        if first.ndim == 1 and len(first) and all(_like(value, first) for value in there):
+            return _vectors(values, np.zeros_like(first))
         values = [_rows_of(value) for value in values]
     try:
         column = pa.array(values)
@@ -80,6 +80,13 @@ def _column(values: list[Any], roots: Roots) -> pa.Array:
     if "date32" in str(column.type) and any(_loses_hour(value, column.type) for value in values):
         return _texts(values)
     return column
+
+
+def _vectors(values: list[Any], blank: np.ndarray[Any, Any]) -> pa.Array:
+    """Vectors of one length and type; some may be None, so that a shard with gaps has the type of one without."""
+    flat = pa.array(np.concatenate([blank if value is None else value for value in values]))
+    gaps = pa.array([value is None for value in values])
+    return pa.FixedSizeListArray.from_arrays(flat, len(blank), mask=gaps if gaps.true_count else None)
 
 
 def _like(value: Any, first: np.ndarray[Any, Any]) -> bool:

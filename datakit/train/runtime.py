@@ -12,24 +12,8 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
 
-from datakit.errors import ConfigError
+from datakit.models.torch_net import pick_device as pick_device
 from datakit.rng import seed_for
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA if there is one, else the CPU.  Raises ConfigError on a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # there and back: "meta" holds no values
-    # which of them torch raises depends on the kind of device
-    except (AssertionError, ImportError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"device={name} cannot be used here; take auto, cpu, cuda or cuda:N ({reason})"
-        ) from error
-    return device
 
 
 def version() -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from datakit.errors import ConfigError, EnvironmentProblem, MissingExtra
 from datakit.models import timm_model
-from datakit.models.encoder import Encoder, load
+from datakit.models.encoder import Encoder, load, open_clip_file
 from datakit.rng import rng_for
 
 onnx = pytest.importorskip("onnx")
@@ -30,13 +30,33 @@ def pictures(count: int = 3) -> list[Any]:
         ("efficientnet-lite", "no encoder efficientnet-lite; did you mean efficientnet-lite0"),
         ("efficientnet-lite0:x", "no encoder efficientnet-lite0:x"),
         ("tim:resnet18", "did you mean timm:resnet18"),
-        ("timm:", "there are efficientnet-lite0, onnx:<path>, timm:<model>"),
+        (
+            "timm:",
+            "there are efficientnet-lite0, conse, onnx:<path>, timm:<model>, torchscript:<path>, open_c",
+        ),
+        ("open_clip:ViT-B-32", "no encoder open_clip:ViT-B-32"),
+        ("minilm", "no encoder minilm; there are"),
         ("onnx:/nowhere/model.onnx", "cannot read it: No such file"),
     ],
 )
 def test_an_unknown_encoder_is_named(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(name)
+
+
+@pytest.mark.parametrize(
+    ("rest", "path"),
+    [
+        ("ViT-B-32/openai", None),
+        ("ViT-B-32/laion2b_s34b_b79k", None),
+        ("ViT-B-32/mine.pt", "mine.pt"),
+        ("ViT-B-32/./openai", "openai"),
+        ("ViT-B-32//home/me/w.safetensors", "/home/me/w.safetensors"),
+        ("ViT-B-32", None),
+    ],
+)
+def test_weights_that_are_a_file_are_told_from_those_that_are_a_tag(rest: str, path: str | None) -> None:
+    assert open_clip_file(rest) == (Path(path) if path else None)
 
 
 def mean_model(path: Path, kind: int, shape: list[Any], axes: list[int], *, outputs: int = 2) -> Path:

@@ -50,6 +50,14 @@ def test_vectors_of_one_length_are_lists_of_that_length() -> None:
     assert table.schema.field("v").type == pa.list_(pa.float32(), 3)
 
 
+def test_vectors_with_gaps_are_of_the_same_type_as_those_without() -> None:
+    some, all_ = columns(None, np.ones(3, np.float16), None), columns(np.zeros(3, np.float16))
+    assert some.schema == all_.schema and some["v"].to_pylist() == [None, [1, 1, 1], None]
+    over = one_table([some, all_, columns(None)])
+    assert over.schema == all_.schema
+    assert over["v"].to_pylist() == [None, [1, 1, 1], None, [0, 0, 0], None]
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from datakit.check.charts import finite
 from datakit.check.curves import Axes, Points, Series, amount, curves
 from datakit.train.dual_encoder import DIRECTIONS
 from datakit.train.pair_metrics import KS, recall_of_ranks
@@ -63,7 +64,7 @@ def rank_curves(
     ranks: Sequence[int], control: Sequence[int], chance: Mapping[str, float], *, direction: str
 ) -> Markup:
     """R@k against k, beside the model trained on captions dealt out anew; chance as dots at k = 1, 5, 10."""
-    drawn = [("captions", ranks, "id", False), ("dealt out anew", control, "outlier", True)]
+    drawn = [("own captions", ranks, "id", False), ("dealt out anew", control, "outlier", True)]
     series = [
         Series(name=name, role=role, dashed=dashed, points=_recalls(found))
         for name, found, role, dashed in drawn
@@ -80,7 +81,7 @@ def training_curves(
     history: Sequence[Mapping[str, float]], control: Sequence[Mapping[str, float]] = ()
 ) -> list[tuple[str, Markup]]:
     """Title and plot of the loss, then of R@1, R@5 and R@10 on the held-out part in each direction, by epoch."""
-    found = [("Training loss", _by_epoch([("captions", history, "loss", "id", False),
+    found = [("Training loss", _by_epoch([("own captions", history, "loss", "id", False),
                                           ("dealt out anew", control, "loss", "outlier", True)],
                                          y="loss", share=False))]  # fmt: skip
     for direction in DIRECTIONS:
@@ -104,10 +105,12 @@ def _by_epoch(
         )
         for name, rows, field, role, dashed in lines
     ]  # fmt: skip
-    series = [line for line in series if line.points]
-    if not series:
+    values = finite([value for line in series for _, value in line.points])
+    if not len(values):
         return Markup("")
-    return curves(series, Axes(x="epoch", y=y, share=share), label=f"{y} by epoch")
+    highest = float(values.max())
+    axes = Axes(x="epoch", y=y, share=share, y_domain=(0.0, 1.05 * highest or 1.0))
+    return curves(series, axes, label=f"{y} by epoch")
 
 
 def _recalls(ranks: Sequence[int]) -> Points:

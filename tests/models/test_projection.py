@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -23,7 +25,7 @@ def random_projection(*sizes: int, dims: tuple[int, ...]) -> Projection:
     rng = rng_for(0, "projection")
     layers = [
         Layer(rng.standard_normal(shape).astype(np.float32), rng.standard_normal(shape[1]).astype(np.float32))
-        for shape in zip(sizes[:-1], sizes[1:], strict=True)
+        for shape in pairwise(sizes)
     ]
     return Projection(
         mean_D=rng.standard_normal(sizes[0]).astype(np.float32),

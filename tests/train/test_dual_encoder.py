@@ -35,6 +35,12 @@ class World:
     image_of: Array
     groups: Array
 
+    @property
+    def captioned(self) -> Captioned:
+        return Captioned(
+            images_ND=self.images, texts_MT=self.texts, image_of_M=self.image_of, group_N=self.groups
+        )
+
     def train(self, *, seed: int = 0, **changed: Any) -> DualResult:
         given = {"dims": (16,), "hidden": 64, "dropout": 0.0, "epochs": 12, "batch_size": 64, "lr": 3e-3}
         options = DualOptions(**({**given, "device": "cpu"} | changed))
@@ -99,7 +105,7 @@ def test_the_history_and_the_ranks_agree(trained: DualResult) -> None:
 
 def test_the_towers_without_torch_find_what_the_ranks_say(world: World, trained: DualResult) -> None:
     held = hold_out_groups(world.groups, 0.2, seed=0)
-    part = Captioned(images_ND=world.images, texts_MT=world.texts, image_of_M=world.image_of, group_N=world.groups).part(held)  # fmt: skip
+    part = world.captioned.part(held)
     images, texts = trained.image.transform(part.images_ND), trained.text.transform(part.texts_MT)
     best = (images @ texts.T).argmax(axis=1)
     right = part.group_of_M[best] == part.group_N
@@ -116,7 +122,7 @@ def test_nested_sizes_make_better_prefixes(world: World) -> None:
     nested, whole = (world.train(dims=dims, hidden=0) for dims in ((3, 6, 32), (32,)))
     assert [row["dim"] for row in nested.by_dim] == [3, 6, 32]
     held = hold_out_groups(world.groups, 0.2, seed=0)
-    part = Captioned(images_ND=world.images, texts_MT=world.texts, image_of_M=world.image_of, group_N=world.groups).part(held)  # fmt: skip
+    part = world.captioned.part(held)
 
     def found(result: DualResult, dim: int) -> float:
         cosine = result.image.transform(part.images_ND, dim) @ result.text.transform(part.texts_MT, dim).T
@@ -137,8 +143,8 @@ def test_no_group_is_on_both_sides_and_images_without_captions_ask_nothing(world
 
 
 def test_the_deal_gives_every_group_captions_of_another(world: World) -> None:
-    whole = Captioned(images_ND=world.images, texts_MT=np.stack([world.groups[world.image_of]] * 2, axis=1).astype(np.float32),
-                      image_of_M=world.image_of, group_N=world.groups)  # fmt: skip
+    said_by = np.repeat(world.groups[world.image_of][:, None], 2, axis=1).astype(np.float32)
+    whole = replace(world.captioned, texts_MT=said_by)
     few = replace(whole, texts_MT=whole.texts_MT[:-1], image_of_M=whole.image_of_M[:-1])
     for data in (whole, few):  # of few one group has a caption less
         dealt = deal_anew(data, seed=0)

@@ -75,8 +75,8 @@ def fg_ood_page(
         validation=gather_validation([ref.value for ref in loops], [ref.value for ref in probed]),
         outcomes=tuple(_outcomes(rows, first, lists["publish"])),
         conversions=Counter(change for changes in table["changes"].to_pylist() for change in changes),
-        catalogs=tuple(_catalogs(rows)),
-        licences=tuple(_licences(table)),
+        catalogs=tuple(catalog_rows(rows)),
+        licences=tuple(licence_rows(table)),
         versions=versions(),
         weights={encoder: load(encoder).weights},
         config=dict(words),
@@ -151,7 +151,8 @@ def _outcomes(rows: Rows, split: pa.Table, publish: pa.ChunkedArray) -> Iterable
         yield OutcomeRow(status=status, count=len(names), reason=reason, keys=tuple(names[:5]))
 
 
-def _catalogs(rows: Rows) -> Iterable[CatalogRow]:
+def catalog_rows(rows: Rows) -> Iterable[CatalogRow]:
+    """Where the rows come from, for any report."""
     for catalog in rows.catalogs:
         yield CatalogRow(
             title=catalog["title"],
@@ -163,7 +164,8 @@ def _catalogs(rows: Rows) -> Iterable[CatalogRow]:
         )
 
 
-def _licences(table: pa.Table) -> Iterable[LicenceRow]:
+def licence_rows(table: pa.Table) -> Iterable[LicenceRow]:
+    """Licences by how many images have them, for any report."""
     columns = [name for name in ("licence", "attribution") if name in table.column_names]
     if "licence" not in columns:
         return

@@ -48,7 +48,7 @@ def render_report(data: ReportData) -> str:
 
     Raises ValueError where `data` names a picture it does not hold, or pixels are no uint8 (height, width, 3).
     """
-    style = Markup(_resource("report.css"))
+    style = Markup(resource("report.css"))
     album = Album(data.pictures)
     data = replace(data, validation=data.validation and spelt(data.validation))
     view = {
@@ -65,7 +65,7 @@ def render_report(data: ReportData) -> str:
         "config": details(data.config),
         "broken": album.broken,
     }
-    page = _environment().get_template("report.html")
+    page = environment().get_template("report.html")
     return page.render(
         view, sections=SECTIONS, style=style, script=Markup(SCRIPT), policy=policy(style=style, script=SCRIPT)
     )
@@ -87,13 +87,15 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A file of this package as text."""
     return files("datakit.check").joinpath(name).read_text(encoding="utf-8")
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Of the pages: everything escaped, every name there or an error, our filters."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_resource),
+        loader=jinja2.FunctionLoader(resource),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_finalize,

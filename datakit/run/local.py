@@ -167,7 +167,8 @@ class Scheduler:
     def _tidy(self, step: Step) -> None:
         """Delete what a complete step's phases left, unless another build may be at it: a cache is shared."""
         if step.verb in ("reduce", "repartition") and not self.options.cache:
-            for folder in self.steps.folder(step).glob("*/"):
+            phases = [one for one in self.steps.folder(step).glob("*/") if one.name != FILES]
+            for folder in phases:
                 shutil.rmtree(folder)
 
 

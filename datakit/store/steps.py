@@ -26,6 +26,7 @@ from datakit.store.listing import Listing
 from datakit.store.rows import LISTINGS, STEPS, Roots, StepRows, read_schema, read_table, write_table
 
 T = TypeVar("T")
+FILES = "value.files"  # the folder of a result that is several files
 OUTCOMES = pa.schema(
     [
         ("__key__", pa.string()),
@@ -257,8 +258,8 @@ def write_value(folder: Path, value: Any, name: str = "value") -> dict[str, int]
     """The result of a reduce, by its type: Arrow table, text, bytes, files, else JSON. Returns name → bytes."""
     if isinstance(value, Files):
         for inner, data in value.items():
-            write_bytes(folder / f"{name}.files" / _plain(inner), data)
-        return {f"{name}.files/{inner}": len(data) for inner, data in value.items()}
+            write_bytes(folder / FILES / _plain(inner), data)
+        return {f"{FILES}/{inner}": len(data) for inner, data in value.items()}
     if isinstance(value, pa.Table):
         return {f"{name}.arrow": write_table(folder / f"{name}.arrow", value)}
     if isinstance(value, bytes):
@@ -294,8 +295,8 @@ def read_value(folder: Path, name: str = "value") -> Any:
         return (folder / f"{name}.txt").read_text(encoding="utf-8")
     if (folder / f"{name}.bin").exists():
         return (folder / f"{name}.bin").read_bytes()
-    if (folder / f"{name}.files").is_dir():
-        found = sorted((folder / f"{name}.files").iterdir())
+    if (folder / FILES).is_dir():
+        found = sorted((folder / FILES).iterdir())
         return Files({path.name: path for path in found if ".part-" not in path.name})
     raise StoreError(f"{folder} holds no value")
 

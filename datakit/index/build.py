@@ -1,0 +1,169 @@
+"""From vectors to an index: learn from a sample, encode every part alike, merge parts list by list.
+
+    trained = train(vectors[sample], spec, rows=len(vectors))
+    parts = [encode(trained, vectors[a:b]) for a, b in cuts]        # anywhere, in any order
+    index = merge(trained, parts)
+
+A row's list and code depend on the row and on what was learned, and on nothing beside it: so any number of parts gives
+the bytes of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from datakit.errors import ConfigError
+from datakit.index import codes as lists_of_codes
+from datakit.index.arrays import Bytes, Floats, Longs, floats, in_blocks, one_thread
+from datakit.index.basis import Axes, in_space, train_axes
+from datakit.index.coarse import list_of, means_of, train_centroids
+from datakit.index.folder import lists_of
+from datakit.index.graph import build_graph
+from datakit.index.spec import Spec, settled
+from datakit.rng import rng_for
+
+SAMPLE = 65_536  # vectors that an index learns from, at least, where there are as many
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """What was learned of a sample: axes, centroids (nlist, d_c), means (nlist, d_s), and empty lists of faiss."""
+
+    spec: Spec
+    dim: int
+    axes: Axes
+    centroids: Floats
+    means: Floats
+    empty: bytes = b""
+
+    def lists(self) -> Any:
+        """Empty lists, to be filled. Another object each time."""
+        return lists_of(self.empty)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Rows of a part of the data, in its order: the points that are compared, the list of each, its code."""
+
+    points: Floats
+    assigned: Longs
+    codes: Bytes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Merged:
+    """Rows sorted by list. `order`: the row, over all parts, that each place holds; `ends`: where each list ends."""
+
+    order: Longs
+    points: Floats
+    ends: Longs
+    lists: bytes = b""
+    graph: bytes = b""
+    nested: Floats | None = field(default=None)
+
+
+def sample_size(spec: Spec) -> int:
+    """How many vectors `train` wants of a settled spec."""
+    return max(SAMPLE, spec.coarse.nlist * spec.coarse.points_per_list)
+
+
+def sample_rows(rows: int, spec: Spec) -> Longs:
+    """Which rows `train` should see: drawn by the seed, in rising order."""
+    wanted = sample_size(spec)
+    if rows <= wanted:
+        return np.arange(rows)
+    drawn: Longs = np.sort(rng_for(spec.seed, "index", "sample").permutation(rows)[:wanted])
+    return drawn
+
+
+def train(sample: Any, spec: Spec, *, rows: int = 0) -> Trained:
+    """Axes, lists and codes, of a sample (N, D) of `rows` vectors (N, if 0). Raises ConfigError for bad vectors."""
+    sample = floats(sample)
+    spec = settled(spec, rows=rows or len(sample), dim=sample.shape[1])
+    if spec.space.metric == "cosine" and not np.linalg.norm(sample, axis=1).all():
+        raise ConfigError("vectors: a row is zero, which has no direction: leave it out, or use metric=l2")
+    with one_thread():
+        if spec.structure == "flat":
+            return _flat(sample, spec)
+        axes = train_axes(sample, spec)
+        points = in_space(sample, axes)
+        coded = in_blocks(axes.for_codes, points)
+        if spec.structure == "hnsw":
+            none = np.empty((0, spec.codes.dims), np.float32)
+            return Trained(spec=spec, dim=sample.shape[1], axes=axes, centroids=none, means=none)
+        narrow = in_blocks(axes.for_lists, points)
+        centroids = train_centroids(narrow, spec)
+        assigned = list_of(narrow, centroids, spec.space.metric)
+        means = means_of(coded, assigned, spec.coarse.nlist)
+        empty = b""
+        if spec.codes.kind != "nested":
+            import faiss
+
+            learned = lists_of_codes.train_lists(coded, assigned, means, spec)
+            empty = faiss.serialize_index(learned).tobytes()
+        return Trained(
+            spec=spec, dim=sample.shape[1], axes=axes, centroids=centroids, means=means, empty=empty
+        )
+
+
+def _flat(sample: Floats, spec: Spec) -> Trained:
+    none = np.empty((0, sample.shape[1]), np.float32)
+    center = sample.mean(axis=0, dtype=np.float64).astype(np.float32) if spec.space.center else none[:, 0]
+    dim = sample.shape[1]
+    axes = Axes(
+        metric=spec.space.metric, d_c=dim, d_s=dim, nested=False, center=center, coarse=none, codes=none
+    )
+    return Trained(spec=spec, dim=dim, axes=axes, centroids=none, means=none)
+
+
+def encode(trained: Trained, vectors: Any) -> Part:
+    """A part of the data (N, D), encoded. Raises ConfigError for vectors of another length, or not finite."""
+    points = in_space(floats(vectors, trained.dim), trained.axes)
+    none = np.empty((len(points), 0), np.uint8)
+    if trained.spec.structure != "ivf":
+        return Part(points=points, assigned=np.zeros(len(points), np.int64), codes=none)
+    with one_thread():
+        narrow = in_blocks(trained.axes.for_lists, points)
+        assigned = list_of(narrow, trained.centroids, trained.spec.space.metric)
+        if trained.spec.codes.kind == "nested":
+            return Part(points=points, assigned=assigned, codes=none)
+        coded = in_blocks(trained.axes.for_codes, points)
+        return Part(
+            points=points, assigned=assigned, codes=lists_of_codes.encode(trained.lists(), coded, assigned)
+        )
+
+
+def merge(trained: Trained, parts: Sequence[Part]) -> Merged:
+    """All parts as one index, sorted by list and, within a list, by row."""
+    assigned = np.concatenate([part.assigned for part in parts])
+    points = np.concatenate([part.points for part in parts])
+    codes = np.concatenate([part.codes for part in parts])
+    order = np.argsort(assigned, kind="stable")
+    # The shuffle itself: a list's rows side by side on disk, so that what is looked at together is read together.
+    points, assigned = points[order], assigned[order]
+    nlist = max(1, len(trained.centroids))
+    found = Merged(order=order, points=points, ends=np.searchsorted(assigned, np.arange(nlist), side="right"))
+    with one_thread():
+        return _structured(trained, found, assigned, codes, order)
+
+
+def _structured(trained: Trained, found: Merged, assigned: Longs, codes: Bytes, order: Longs) -> Merged:
+    import dataclasses
+
+    import faiss
+
+    spec = trained.spec
+    if spec.structure == "hnsw":
+        return dataclasses.replace(found, graph=build_graph(trained.axes.for_codes(found.points), spec))
+    if spec.structure == "flat":
+        return found
+    if spec.codes.kind == "nested":
+        return dataclasses.replace(found, nested=in_blocks(trained.axes.for_codes, found.points))
+    lists = trained.lists()
+    lists_of_codes.fill(lists, assigned, codes[order])
+    filled = faiss.serialize_index(lists_of_codes.packed(lists, spec.codes.kind)).tobytes()
+    return dataclasses.replace(found, lists=filled)

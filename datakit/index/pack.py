@@ -1,0 +1,114 @@
+"""A merged index as the files of its folder, with what is known of it in `index.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from datakit.errors import ConfigError
+from datakit.index import folder
+from datakit.index.base import stores_half
+from datakit.index.build import Merged, Trained
+
+KEY = "key"
+
+
+def keys_digest(keys: pa.Array | pa.ChunkedArray) -> str:
+    """xxh3_128 of the sorted keys, a line each: the same whatever the order of rows."""
+    ordered = sorted(keys.to_pylist())
+    return xxhash.xxh3_128_hexdigest("\n".join(ordered).encode())
+
+
+def checked_meta(meta: pa.Table, rows: int) -> pa.Table:
+    """Metadata with a unique `key` for each row. Raises ConfigError naming a key that is missing or there twice."""
+    if KEY not in meta.column_names:
+        raise ConfigError(f"metadata needs the column {KEY}; it has {', '.join(meta.column_names)}")
+    if meta.num_rows != rows:
+        raise ConfigError(f"{meta.num_rows} rows of metadata came with {rows} vectors")
+    keys = meta[KEY].cast(pa.string())
+    if keys.null_count:
+        raise ConfigError(f"{keys.null_count} rows have no {KEY}")
+    counts = pc.value_counts(keys)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        raise ConfigError(f"key {twice[0].as_py()['values']} is there twice; keys are unique in an index")
+    others = [name for name in meta.column_names if name != KEY]
+    return pa.table({KEY: keys, **{name: meta[name] for name in others}})
+
+
+def base_files(
+    trained: Trained, merged: Merged, meta: pa.Table, generation: int = 0
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """(file → bytes, part → file) of a base segment; `meta` in the order of the data."""
+    points = merged.points.astype(np.float16) if stores_half(trained.spec) else merged.points
+    learned: dict[str, Any] = {
+        **trained.axes.arrays(),
+        "centroids": trained.centroids,
+        "means": trained.means,
+        "ends": merged.ends,
+        "empty": np.frombuffer(trained.empty, np.uint8),
+    }
+    parts: dict[str, tuple[str, bytes]] = {
+        "axes": ("npz", folder.arrays_bytes(learned)),
+        "vectors": ("arrow", folder.matrix_bytes(points)),
+        "meta": ("arrow", folder.table_bytes(meta.take(pa.array(merged.order)))),
+    }
+    if merged.lists:
+        parts["lists"] = ("faiss", merged.lists)
+    if merged.graph:
+        parts["graph"] = ("faiss", merged.graph)
+    if merged.nested is not None:
+        parts["nested"] = ("arrow", folder.matrix_bytes(merged.nested))
+    named = {part: f"{part}-{generation}.{ending}" for part, (ending, _) in parts.items()}
+    return {named[part]: data for part, (_, data) in parts.items()}, named
+
+
+def index_files(
+    trained: Trained,
+    merged: Merged,
+    meta: pa.Table,
+    *,
+    name: str,
+    encoders: Mapping[str, Mapping[str, str]] | None = None,
+    pairing: Mapping[str, str] | None = None,
+    tuned: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """All files of a new index, `index.json` among them. Raises ConfigError for metadata that do not fit.
+
+    meta: a row for each vector, in the order of the data: `key` and what filters may ask. encoders: `image` and
+    `text`, each with name and weights, as far as queries can be made so. pairing: digests of the store it stands over.
+    """
+    meta = checked_meta(meta, len(merged.order))
+    files, named = base_files(trained, merged, meta)
+    about: dict[str, Any] = {
+        "format": folder.FORMAT,
+        "name": name,
+        "rows": len(merged.order),
+        "dim": trained.dim,
+        "nested": trained.axes.nested,
+        "spec": trained.spec.to_json(),
+        "encoders": {kind: dict(one) for kind, one in (encoders or {}).items()},
+        "pairing": {"keys": keys_digest(meta[KEY]), **(pairing or {})},
+        "base": named,
+        "generation": 0,
+        "deltas": [],
+        "deleted": None,
+        "search": {},
+        "curve": [],
+        **(tuned or {}),
+        "libraries": _libraries(),
+        "files": folder.described(files),
+    }
+    return {**files, folder.ABOUT: folder.about_bytes(about)}
+
+
+def _libraries() -> dict[str, str]:
+    from datakit.manifest import versions
+
+    wanted = ("datakit", "faiss-cpu", "numpy", "pyarrow")
+    return {name: version for name, version in versions().items() if name in wanted}

@@ -1,0 +1,243 @@
+"""What an index is made of, as frozen words: space, basis, lists, codes, re-rank, target. Checked before any work.
+
+Dims are those of nested embeddings: d_c is what vectors are sorted into lists by, d_s what lists are scanned with, as
+AdANNS decouples them (Rege et al. 2023). A dim of 0 and a list count of 0 mean: chosen from the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from datakit.errors import ConfigError, did_you_mean
+
+Metric = Literal["cosine", "ip", "l2"]
+BasisKind = Literal["raw", "pca", "mrl", "opq"]
+CodeKind = Literal["flat", "fp16", "sq8", "pq4fs", "pq8", "rabitqfs", "panorama", "nested"]
+Structure = Literal["flat", "ivf", "hnsw"]
+PANORAMA_LEVELS = 8  # of progressive pruning, each an eighth of the dims
+SMALL = 20_000  # rows under which exact search of all of them costs less than any list does
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """How vectors are compared. `center`: the training mean is taken off first (queries too), before normalising."""
+
+    metric: Metric = "cosine"
+    center: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """The axes that prefixes are taken of. raw: as given; mrl: as given, nested by training, so that a prefix is a
+    vector of its own and is normalised anew; pca: by energy, turned at random within the d_s kept so that codes of
+    equal bits meet equal energy; opq: the rotation that suits a product quantizer (Ge et al. 2013), `of` the whole
+    vectors or, as AdANNS-OPQ does with nested ones, of their prefix d_s alone.
+    """
+
+    kind: BasisKind = "pca"
+    of: Literal["whole", "prefix"] = "whole"
+    train_rows: int = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coarse:
+    """Lists by k-means on d_c dims. `init`: of the centroids."""
+
+    dims: int = 0
+    nlist: int = 0
+    iterations: int = 10
+    points_per_list: int = 60
+    init: Literal["random", "kmeans++"] = "random"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """What lists hold of each vector: d_s dims of it, in `bytes` bytes where the kind leaves a choice."""
+
+    kind: CodeKind = "pq4fs"
+    dims: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerank:
+    """The best `shortlist` by code, compared again by stored vectors. `funnel`: (dims, how many) on the way there,
+    each step on a longer prefix; `shortlist` 0: codes have the last word.
+    """
+
+    store: Literal["fp32", "fp16"] = "fp32"
+    shortlist: int = 100
+    funnel: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What search must reach. `max_ms`: of one query alone, measured; `max_bytes`: of codes and lists, a vector."""
+
+    recall: float = 0.95
+    k: int = 10
+    max_ms: float | None = None
+    max_bytes: int | None = None
+    queries: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """HNSW over the prefix (Malkov & Yashunin 2018): links a vector, candidates while building."""
+
+    links: int = 16
+    ef_construction: int = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """All of an index that is not data. What of it a `structure` does not use is ignored."""
+
+    structure: Structure = "ivf"
+    space: Space = field(default_factory=Space)
+    basis: Basis = field(default_factory=Basis)
+    coarse: Coarse = field(default_factory=Coarse)
+    codes: Codes = field(default_factory=Codes)
+    graph: Graph = field(default_factory=Graph)
+    rerank: Rerank = field(default_factory=Rerank)
+    target: Target = field(default_factory=Target)
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+VARIANTS: dict[str, Spec] = {
+    "flat": Spec(structure="flat"),
+    "ivf": Spec(basis=Basis(kind="raw"), codes=Codes(kind="flat"), rerank=Rerank(shortlist=0)),
+    "adanns-ivf": Spec(codes=Codes(kind="sq8")),
+    "adanns-opq": Spec(basis=Basis(kind="opq"), coarse=Coarse(nlist=1), codes=Codes(kind="pq8")),
+    "adanns-ivfopq": Spec(basis=Basis(kind="opq"), codes=Codes(kind="pq8")),
+    "adanns-ivfpq4fs": Spec(),
+    "adanns-hnsw": Spec(structure="hnsw", codes=Codes(kind="sq8")),
+    "adanns-disk": Spec(codes=Codes(kind="pq4fs"), rerank=Rerank(shortlist=200)),
+    "adanns-d": Spec(codes=Codes(kind="nested")),
+}
+"""The searches of the field by name. `auto`: flat where few vectors are, else adanns-ivfpq4fs."""
+
+
+def variant(name: str, *, rows: int, metric: Metric = "cosine", **parts: Any) -> Spec:
+    """The spec called `name` for so many rows; `parts` replace whole parts of it. Raises ConfigError."""
+    if name == "auto":
+        name = "flat" if rows <= SMALL else "adanns-ivfpq4fs"
+    if name not in VARIANTS:
+        raise ConfigError(
+            f"no index {name}{did_you_mean(name, VARIANTS)}; there are auto, {', '.join(VARIANTS)}"
+        )
+    spec = VARIANTS[name]
+    if metric != spec.space.metric and "space" not in parts:
+        parts["space"] = replace(spec.space, metric=metric)
+    return replace(spec, **parts)
+
+
+def settled(spec: Spec, *, rows: int, dim: int) -> Spec:
+    """The spec with every dim and count that was left open, for `rows` vectors of `dim`. Raises ConfigError.
+
+    Lists: the power of two next to 2 √rows, and no more than train with 39 vectors each (faiss's least). d_s: half
+    of the dims and d_c half of that where the basis is ours to choose, all of them where it is raw.
+    """
+    if rows < 1 or dim < 1:
+        raise ConfigError(f"an index needs vectors: {rows} of {dim} dims were given")
+    whole = spec.basis.kind == "raw" or dim < 32
+    d_s = spec.codes.dims or (dim if whole or spec.codes.kind == "nested" else dim // 2)
+    d_c = spec.coarse.dims or (dim if whole else max(16, dim // 4))
+    lists = spec.coarse.nlist or 2 ** max(0, round(_log2(2 * rows**0.5)))
+    # Few vectors a list: k-means would only learn them by heart.
+    lists = max(1, min(lists, rows // 39 or 1))
+    codes = replace(spec.codes, dims=d_s, bytes=_code_bytes(spec.codes, d_s))
+    found = replace(spec, coarse=replace(spec.coarse, dims=d_c, nlist=lists), codes=codes)
+    check(found, rows=rows, dim=dim)
+    return found
+
+
+def _log2(value: float) -> float:
+    import math
+
+    return math.log2(value)
+
+
+def _code_bytes(codes: Codes, d_s: int) -> int:
+    """Of one vector. Of 4-bit codes two dims share one, so that a byte holds four; of 8-bit codes eight dims do."""
+    given = {"flat": 4 * d_s, "fp16": 2 * d_s, "sq8": d_s, "panorama": 4 * d_s, "nested": 4 * d_s}
+    if codes.kind in given:
+        return given[codes.kind]
+    if codes.kind == "rabitqfs":
+        return (d_s + 7) // 8 + 8
+    if codes.bytes:
+        return codes.bytes
+    shared = 4 if codes.kind == "pq4fs" else 8
+    return max(1, next((d_s // step for step in range(shared, d_s + 1) if d_s % step == 0), 1))
+
+
+def check(spec: Spec, *, rows: int, dim: int) -> None:
+    """Raises ConfigError for what does not fit together: faiss would end the process for some of it."""
+    for name, dims in (("coarse.dims", spec.coarse.dims), ("codes.dims", spec.codes.dims)):
+        if not 1 <= dims <= dim:
+            raise ConfigError(f"{name}={dims}: the vectors have {dim}")
+    parts = spec.codes.bytes * (2 if spec.codes.kind == "pq4fs" else 1)
+    if spec.codes.kind in ("pq4fs", "pq8") and spec.structure == "ivf" and spec.codes.dims % parts:
+        raise ConfigError(
+            f"codes.bytes={spec.codes.bytes}: {parts} codes do not share {spec.codes.dims} dims evenly"
+        )
+    if spec.codes.kind in ("pq8",) and spec.structure == "ivf" and rows < 256:
+        raise ConfigError(f"codes.kind=pq8 learns 256 centres and there are {rows} vectors; use flat")
+    if spec.codes.kind == "panorama" and spec.codes.dims % PANORAMA_LEVELS:
+        raise ConfigError(
+            f"codes.kind=panorama needs dims that {PANORAMA_LEVELS} divides, not {spec.codes.dims}"
+        )
+    if spec.structure == "hnsw" and spec.codes.kind not in ("flat", "fp16", "sq8"):
+        raise ConfigError(f"a graph holds vectors as flat, fp16 or sq8, not {spec.codes.kind}")
+    if not 0 < spec.target.recall <= 1 or spec.target.k < 1:
+        raise ConfigError(
+            f"target.recall={spec.target.recall} at k={spec.target.k}: give a share and a count"
+        )
+    if spec.rerank.funnel and spec.basis.kind not in ("raw", "mrl"):
+        raise ConfigError(
+            "rerank.funnel compares prefixes of the vectors themselves: it needs basis raw or mrl"
+        )
+    last = 0
+    for dims, many in spec.rerank.funnel:
+        if not last < dims <= dim or many < 1:
+            raise ConfigError(f"rerank.funnel={spec.rerank.funnel}: prefixes must grow, up to {dim}")
+        last = dims
+
+
+def from_json(value: Mapping[str, Any]) -> Spec:
+    """The inverse of `to_json`. Raises ConfigError naming the key that is not known or of the wrong kind."""
+    found: Spec = _read(Spec, value, "spec")
+    return found
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} must hold keys")
+    hints, known = typing.get_type_hints(kind), {part.name for part in dataclasses.fields(kind)}
+    for name in value:
+        if name not in known:
+            raise ConfigError(f"unknown key {where}.{name}{did_you_mean(name, known)}")
+    return kind(**{name: _as(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+
+
+def _as(hint: Any, item: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _read(hint, item, where)
+    if typing.get_origin(hint) is Literal:
+        if item not in typing.get_args(hint):
+            raise ConfigError(f"{where}={item}: must be one of {', '.join(typing.get_args(hint))}")
+        return item
+    if typing.get_origin(hint) is tuple:
+        return tuple(tuple(int(number) for number in pair) for pair in item)
+    if hint is bool or item is None:
+        return item
+    if not isinstance(item, int | float) or isinstance(item, bool):
+        raise ConfigError(f"{where}={item!r}: must be a number")
+    return item

@@ -1,8 +1,8 @@
 """The label names that a pre-trained model has seen, and ImageNet-1k's, which datakit ships.
 
 `imagenet_classes.txt`: a line a class, its wnid and its words in WordNet 3.0, in the order of the wnids, which is
-that of the logits. From the tables of timm 1.0 (Apache-2.0). The words are WordNet's: WordNet 3.0, copyright 2006 by
-Princeton University, all rights reserved; free to use, copy, modify and distribute under the WordNet licence.
+that of the logits. From the tables of timm 1.0 (Apache-2.0); the words are WordNet's, copyright 2006 by Princeton
+University, on the terms in `wordnet_license.txt`.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ class MiniLM:
         """
         rows: Floats = np.empty((len(texts), DIM), np.float32)
         of_length = defaultdict(list)
-        encoded = [encoding.ids for encoding in self._tokens.encode_batch(whole(texts))]
+        # not encode_batch, whose threads would fight over the cores, and warn when a worker is forked
+        encoded = [self._tokens.encode(text).ids for text in whole(texts)]
         for index, ids in enumerate(encoded):
             of_length[len(ids)].append(index)
         for indices in of_length.values():

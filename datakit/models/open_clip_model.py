@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datakit.errors import ConfigError, EnvironmentProblem, MissingExtra, did_you_mean
+from datakit.errors import ConfigError, EnvironmentProblem, MissingExtra, did_you_mean, need
 from datakit.models import torch_net
 from datakit.models.encoder import file_sha256, open_clip_file
 from datakit.models.text import whole
@@ -105,25 +105,30 @@ def load(name: str, *, device: str = "cpu") -> Space:
     EnvironmentProblem (weights that cannot be fetched).
     """
     try:
-        import open_clip
+        import open_clip  # noqa: F401
     except ImportError as problem:
         raise MissingExtra(f"the encoder open_clip:{name}", "clip") from problem
     architecture, _, weights = name.partition("/")
     place, path = torch_net.pick_device(device), open_clip_file(name)
-    if architecture not in open_clip.list_models():
-        hint = did_you_mean(architecture, open_clip.list_models())
-        raise ConfigError(f"open_clip has no model {architecture}{hint}")
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if path is None and weights not in tags:
-        known = f"it knows {', '.join(tags)}" if tags else "it knows none"
-        hint = did_you_mean(weights, tags)
-        raise ConfigError(
-            f"open_clip has no weights {weights} of {architecture}{hint}; {known}, or give a file"
-        )
+    _check(architecture, "" if path else weights)
     sha256 = file_sha256(path, f"open_clip:{name}") if path else ""
     model, preprocess = _model(architecture, weights, path)
     shown = f"open_clip:{architecture}/{path.name if path else weights}"
     return _space(shown, sha256, architecture, model, preprocess, place)
+
+
+def _check(architecture: str, tag: str) -> None:
+    import open_clip
+
+    if architecture not in open_clip.list_models():
+        hint = did_you_mean(architecture, open_clip.list_models())
+        raise ConfigError(f"open_clip has no model {architecture}{hint}")
+    if "hf_model_name" in open_clip.get_model_config(architecture)["text_cfg"]:
+        need(f"the text side of open_clip's {architecture}", "sentences", ["transformers"])
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag and tag not in tags:
+        hint = f"{did_you_mean(tag, tags)}; it knows {', '.join(tags) or 'none'}, or give a file"
+        raise ConfigError(f"open_clip has no weights {tag} of {architecture}{hint}")
 
 
 def _model(architecture: str, weights: str, path: Path | None) -> tuple[Any, Any]:
@@ -134,11 +139,8 @@ def _model(architecture: str, weights: str, path: Path | None) -> tuple[Any, Any
         model, _, preprocess = open_clip.create_model_and_transforms(
             architecture, pretrained=str(path or weights), weights_only=True
         )
-    except ImportError as problem:
-        raise MissingExtra(f"open_clip's {architecture}", "sentences") from problem
-    except (
-        Exception
-    ) as problem:  # what a broken file or network raises is of no one kind; a tag's file is sound
+    # what a broken file or network raises is of no one kind; a file that a tag names is sound
+    except Exception as problem:
         if path is None:
             raise EnvironmentProblem(
                 f"cannot get the weights {weights} of open_clip's {architecture}: {problem}"

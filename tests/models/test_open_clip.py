@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -144,3 +145,15 @@ def test_without_open_clip_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(MissingExtra, match=r'open_clip:ViT-B-32/openai needs .*"datakit\[clip\]"'):
             load("open_clip:ViT-B-32/openai")
     assert encoder.weights_of("open_clip:ViT-B-32/openai") == ""
+
+
+def test_a_text_side_out_of_transformers_names_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("open_clip")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "transformers" else found(name)
+    )
+    with pytest.raises(MissingExtra, match=r'open_clip\'s roberta-ViT-B-32 needs .*"datakit\[sentences\]"'):
+        encoder.load("open_clip:roberta-ViT-B-32/mine.pt")

@@ -157,12 +157,7 @@ def recipe(config: Config) -> Recipe:
             encoder=config.sentences, weights=weights, field=config.caption, column="sentence"
         )
         said = embedded.annotate(sentences)
-        columns: dict[str, Any] = {
-            "image": "features",
-            "text": "sentence",
-            "group": asked["thing"],
-            "seed": config.seed,
-        }
+        columns = {"image": "features", "text": "sentence", "group": asked["thing"]}
         trained = as_dict(config.train)
         loops = [
             said.reduce(dual_encoder(options=trained | {"shuffled": shuffled}, seed=config.seed, **columns))

@@ -14,7 +14,7 @@ from datakit.run.job import Job
 from datakit.run.phases import phases, spans
 from datakit.run.pool import Pool, drain
 from datakit.run.progress import Sink
-from datakit.store.steps import Steps, outcome_counts
+from datakit.store.steps import FILES, Steps, outcome_counts
 
 
 @dataclass

@@ -34,6 +34,13 @@ class Finding:
         return asdict(self) | {"keys": list(self.keys[:MAX_KEYS]), "detail": dict(self.detail)}
 
 
+def at_most(severity: Severity, findings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The findings, those that would fail the build made as severe as `severity`: of claims that are not the build's
+    but an encoder's, say.
+    """
+    return [one | {"severity": severity} if one["severity"] == "fail" else one for one in findings]
+
+
 def first_keys(keys: Iterable[str]) -> tuple[str, ...]:
     """The first 50 different keys, sorted."""
     return tuple(sorted(set(keys))[:MAX_KEYS])

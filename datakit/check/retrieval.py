@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datakit.check.finding import Finding
+from datakit.check.finding import Finding, Severity, at_most
 from datakit.index.ranking import average_precision, mean_ap_at_k
 from datakit.models.projection import prefix
 from datakit.rng import rng_for
@@ -38,6 +38,7 @@ def check_retrieval(
     centered: bool = True,
     at_least: float = 0.0,
     seed: int = 0,
+    severity: Severity = "fail",
 ) -> list[dict[str, Any]]:
     """Rows find rows of their own label by cosine better than if labels were dealt out anew; see `retrieval`.
 
@@ -46,11 +47,12 @@ def check_retrieval(
     """
     table = rows.table([label, *([view] if view else [])])
     view_N = codes(table.column(view))[0] if view else None
-    return retrieval(
+    found = retrieval(
         column_vectors(rows, vectors), codes(table.column(label))[0], view_N=view_N,
         views=codes(table.column(view))[1] if view else (),
         level=level, centered=centered, at_least=at_least, seed=seed,
     )  # fmt: skip
+    return at_most(severity, found)
 
 
 def retrieval(

@@ -159,9 +159,9 @@ def _curve(index: Index) -> Any:
 
 
 def _training(loops: Sequence[Ref[dict[str, Any]]]) -> list[tuple[str, Any]]:
-    if not loops:
+    ours, control = ([loop.value for loop in loops] + [{}, {}])[:2]
+    if not ours:
         return []
-    ours, control = (loop.value for loop in loops)
     found = training_curves(ours["history"], control["history"])
     for name in DIRECTIONS:
         if ours["ranks"].get(name):

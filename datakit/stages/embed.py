@@ -85,10 +85,11 @@ def embed_text(
     """
     model = _same(text_encoders.load(encoder, device=device), encoder, weights)
     texts = [_text(sample, field) for sample in samples]
-    there = [index for index, text in enumerate(texts) if text.strip()]
-    found = zip(there, model([texts[index] for index in there]), strict=True)
-    vectors = {index: _stored(vector, dtype) for index, vector in found}
-    return [sample | {column: vectors.get(index)} for index, sample in enumerate(samples)]
+    # A description is often of a class: once is enough.
+    different = list(dict.fromkeys(text for text in texts if text.strip()))
+    found = zip(different, model(different), strict=True)
+    vectors = {text: _stored(vector, dtype) for text, vector in found}
+    return [sample | {column: vectors.get(text)} for sample, text in zip(samples, texts, strict=True)]
 
 
 class _Decoded(Sequence[Any]):

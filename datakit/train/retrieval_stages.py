@@ -52,10 +52,12 @@ def dual_encoder(
     text: str = "caption_vectors",
     group: str = "",
 ) -> dict[str, Any]:
-    """`DualResult` without its weights, as JSON; columns as in `captioned`.
+    """`DualResult` without its weights, as JSON; columns as in `captioned`. {} where fewer than two rows have captions.
 
-    options: those of `DualOptions` that are not at their default. Raises CatalogError without captions.
+    options: those of `DualOptions` that are not at their default.
     """
+    if len(column_captions(rows, text)[0]) < 2:
+        return {}
     data = captioned(rows, image=image, text=text, group=group)
     result = train_dual_encoder(
         data.images_ND,
@@ -98,6 +100,8 @@ def column_vectors(rows: Rows, name: str) -> Floats:
 def column_captions(rows: Rows, name: str) -> tuple[Floats, Ints]:
     """float32 (M, T) of a column of vectors or of lists of vectors, and the row of each."""
     column = rows.table([name]).column(name).combine_chunks()
+    if pa.types.is_null(column.type):  # no row has a caption
+        return np.empty((0, 1), np.float32), np.empty(0, np.int64)
     if not _is_list(column.type):
         raise StageError(f"{name} holds {column.type}, no vectors; embed the captions first")
     if not _is_list(column.type.value_type):

@@ -21,6 +21,7 @@ from datakit.index.graph import walk
 from datakit.index.nested import scan_nested
 from datakit.index.plan import Words
 from datakit.index.spec import Spec, from_json
+from datakit.index.torch_search import OnDevice
 
 QUERIES = 512  # searched at once: what a chunk needs of memory stays small, whatever is asked
 
@@ -38,6 +39,7 @@ class Base:
     lists: Any = None
     graph: Any = None
     nested: exact.Stored | None = None
+    device: OnDevice | None = None  # where exact search runs, if not here
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -72,6 +74,8 @@ class Base:
         metric = self.spec.space.metric
         if words.kind in ("flat", "subset"):
             rows = None if allowed is None else np.flatnonzero(allowed)
+            if self.device is not None:
+                return self.device.nearest(points, k, rows)
             return exact.nearest(points, self.points, k, metric, rows)
         shortlist = max(words.shortlist, k)
         coded = self.axes.for_codes(points)

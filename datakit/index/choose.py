@@ -35,7 +35,7 @@ def chosen_words(
     filtered = matching < rows
     subset = Words(kind="subset" if filtered else "flat")
     _refuse(base, asked)
-    if asked.kind == "flat" or spec.structure == "flat" or not rows:
+    if base.device is not None or asked.kind == "flat" or spec.structure == "flat" or not rows:
         return subset
     tuned: Mapping[str, Any] = about.get("search") or {}
     if tuned.get("kind") == "flat" and not (asked.nprobe or asked.shortlist or asked.ef):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from datakit.index.base import Base, open_base
 from datakit.index.choose import chosen_words
 from datakit.index.pack import KEY
 from datakit.index.plan import Words
+from datakit.index.torch_search import OnDevice, device_of
 from datakit.index.where import matches
 
 INDICES = "indices"  # of a built tree
@@ -58,11 +59,16 @@ def find_indices(tree: str | os.PathLike[str]) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(Path(tree).glob(f"{INDICES}/*/{folder.ABOUT}"))}
 
 
-def open_index(place: str | os.PathLike[str]) -> Index:
-    """The index in this folder. Raises StoreError naming a file whose digest is not the one written."""
-    path = Path(place)
+def open_index(place: str | os.PathLike[str], *, device: str = "cpu") -> Index:
+    """The index in this folder. Raises StoreError naming a file whose digest is not the one written.
+
+    device: auto, cpu, cuda or cuda:N. On CUDA all rows are compared there, exactly; the plan says where.
+    """
+    path, there = Path(place), device_of(device)
     about = folder.read_about(path)
     base = open_base(path, about)
+    if there != "cpu":
+        base = replace(base, device=OnDevice(base.points, base.spec.space.metric, there))
     meta = folder.read_mapped(folder.checked(path, about["base"]["meta"], about))
     dim, pieces = int(about["dim"]), []
     for name in about["deltas"]:
@@ -190,6 +196,8 @@ class Index:
         in_base = len(self.base) if base_allowed is None else int(base_allowed.sum())
         words = chosen_words(self.base, self.about, asked, k=k, queries=len(points), matching=in_base)
         plan = {**words.to_json(), "rows": len(self), "matching": matching}
+        if self.base.device is not None:
+            plan["device"] = self.base.device.device
         scores, rows = self._base(points, k, words, base_allowed, in_base, plan)
         if len(self.added):
             plan["added"] = len(self.added)

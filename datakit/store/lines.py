@@ -38,7 +38,7 @@ def table_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list
     cells = {name: [short(row[name]) for row in rows] for name in names}
     used, width = list[str](), 0
     for name in names:
-        width += max(map(_width, [name, *cells[name]])) + 2
+        width += max(map(width_of, [name, *cells[name]])) + 2
         if width > WIDTH and used:
             break
         used.append(name)
@@ -53,18 +53,18 @@ def short(value: Any) -> str:
     return text if len(text) <= CELL else text[: CELL - 1] + "…"
 
 
-def _width(text: str) -> int:
+def width_of(text: str) -> int:
     """Columns of a terminal."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+    return sum(2 if unicodedata.east_asianwidth_of(letter) in "WF" else 1 for letter in text)
 
 
 def aligned(rows: Iterable[Sequence[str]], *, right: bool = False) -> list[str]:
     """Cells in columns; right: the last one is of numbers."""
     table = [list(row) for row in rows]
-    widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
+    widths = [max(map(width_of, column)) for column in zip(*table, strict=True)]
     lines = []
     for row in table:
-        cells = [cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [cell + " " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True)]
         if right:
             cells[-1] = cells[-1].rstrip().rjust(widths[-1])
         lines.append("  ".join(cells).rstrip())

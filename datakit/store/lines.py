@@ -55,7 +55,7 @@ def short(value: Any) -> str:
 
 def width_of(text: str) -> int:
     """Columns of a terminal."""
-    return sum(2 if unicodedata.east_asianwidth_of(letter) in "WF" else 1 for letter in text)
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def aligned(rows: Iterable[Sequence[str]], *, right: bool = False) -> list[str]:

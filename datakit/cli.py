@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from datakit.errors import DatakitError, EnvironmentProblem, Stopped
-from datakit.shell import Export, Inspect, Query, Verbs, closed_pipe_ends, flags, give, mode, table
+from datakit.shell import Export, Inspect, Query, Serve, Verbs, closed_pipe_ends, flags, give, mode, table
 
 WORDS = {"ignore_unknown_options": False, "help_option_names": ["--help", "-h"]}
 
@@ -297,6 +297,19 @@ def query(words: tuple[str, ...], **how: bool) -> None:
     from datakit.index.query_words import query_words
 
     give(*query_words(words), how)
+
+
+@cli.command(cls=Serve)
+@click.argument("words", nargs=-1)
+@flags
+def serve(words: tuple[str, ...], **how: bool) -> None:
+    """Look at a tree and ask its indices in a browser: datakit serve builds/search [port=8080].
+
+    Prints the address to open, which holds the token of this run; listens on this machine alone. Ctrl-C ends it.
+    """
+    from datakit.serve.server import serve_words
+
+    serve_words(words, lambda text: click.echo(text))
 
 
 @cli.command()

@@ -84,6 +84,15 @@ class Query(click.Command):
         _write_keys(formatter, QueryOptions)
 
 
+class Serve(click.Command):
+    """As `Export`."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from datakit.serve.server import ServeOptions
+
+        _write_keys(formatter, ServeOptions)
+
+
 def _write_keys(formatter: click.HelpFormatter, schema: type[Any]) -> None:
     from datakit.config import key_lines
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from datakit.models.projection import Features, Projection
 from datakit.rng import rng_for
 from datakit.train.mrl import Labels, check_vectors, group_numbers, torch_loop
-from datakit.train.pair_metrics import chance_recall, cross_ranks, once_a_group, rank_row
+from datakit.train.pair_metrics import KS, chance_recall, cross_ranks, once_a_group, rank_row
 from datakit.train.retrieval_options import DualOptions
 
 __all__ = ["Captioned", "DualOptions", "DualResult", "train_dual_encoder"]
@@ -69,6 +69,7 @@ class DualResult:
                  DIRECTION_r1, _r5, _r10, _median_rank on the held-out part; empty of those where nothing is held out
     by_dim       dim and the same of each nested size, after the last epoch
     ranks        by direction: rank of the first right answer to each held-out query, from 1
+    groups       by direction: the group of each of those queries, as a number
     chance       by direction: R@1, R@5, R@10 of a random order
     settings     options, device, sizes, torch's version
     """
@@ -78,12 +79,13 @@ class DualResult:
     history: list[dict[str, float]]
     by_dim: list[dict[str, float]]
     ranks: dict[str, list[int]]
+    groups: dict[str, list[int]]
     chance: dict[str, dict[str, float]]
     settings: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         """All but the weights."""
-        names = ("history", "by_dim", "ranks", "chance", "settings")
+        names = ("history", "by_dim", "ranks", "groups", "chance", "settings")
         return {name: getattr(self, name) for name in names}
 
 
@@ -127,6 +129,7 @@ def train_dual_encoder(
         if held
         else [],
         ranks={n: r.tolist() for n, r in held.ranks(fitted.image, fitted.text).items()} if held else {},
+        groups={n: asking.tolist() for n, (asking, _) in held.sides().items()} if held else {},
         chance=held.chance() if held else {},
         settings={
             "options": options.as_json(),
@@ -171,18 +174,21 @@ class Held:
         rows = [rank_row(ranks, name) for name, ranks in self.ranks(image, text, dim).items()]
         return {name: value for row in rows for name, value in row.items()}
 
-    def chance(self) -> dict[str, dict[str, float]]:
+    def sides(self) -> dict[str, tuple[Ints, Ints]]:
+        """By direction: the groups of those who ask, and of those who are asked."""
         data, asked_N = self.data, np.isin(self.data.group_N, self.data.group_of_M)
-        sides = {
+        return {
             "image_to_text": (data.group_N[asked_N], data.group_of_M),
             "text_to_image": (data.group_of_M, data.group_N),
         }
+
+    def chance(self) -> dict[str, dict[str, float]]:
         return {
             name: {
                 f"r{k}": chance_recall((asking[:, None] == asked[None, :]).sum(axis=1), len(asked), k)
-                for k in (1, 5, 10)
+                for k in KS
             }
-            for name, (asking, asked) in sides.items()
+            for name, (asking, asked) in self.sides().items()
         }
 
     def sizes(self) -> dict[str, int]:

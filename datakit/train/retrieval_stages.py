@@ -42,7 +42,7 @@ def nested_projection(
     return learned.projection.to_table()
 
 
-@reduce(version=1)
+@reduce(version=2)
 def dual_encoder(
     rows: Rows,
     *,

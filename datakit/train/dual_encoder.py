@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from datakit.models.projection import Features, Projection
 from datakit.rng import rng_for
 from datakit.train.mrl import Labels, check_vectors, group_numbers, torch_loop
-from datakit.train.pair_metrics import KS, chance_recall, cross_ranks, once_a_group, rank_row
+from datakit.train.pair_metrics import CURVE_KS, chance_recall, cross_ranks, once_a_group, rank_row
 from datakit.train.retrieval_options import DualOptions
 
 __all__ = ["Captioned", "DualOptions", "DualResult", "train_dual_encoder"]
@@ -70,7 +70,7 @@ class DualResult:
     by_dim       dim and the same of each nested size, after the last epoch
     ranks        by direction: rank of the first right answer to each held-out query, from 1
     groups       by direction: the group of each of those queries, as a number
-    chance       by direction: R@1, R@5, R@10 of a random order
+    chance       by direction: r1, r5, r10 and others up to r100, R@k of a random order
     settings     options, device, sizes, torch's version
     """
 
@@ -186,7 +186,7 @@ class Held:
         return {
             name: {
                 f"r{k}": chance_recall((asking[:, None] == asked[None, :]).sum(axis=1), len(asked), k)
-                for k in KS
+                for k in CURVE_KS
             }
             for name, (asking, asked) in self.sides().items()
         }

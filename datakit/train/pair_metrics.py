@@ -19,6 +19,7 @@ Bools = NDArray[np.bool_]
 Vectors = NDArray[np.floating[Any]]
 
 KS = (1, 5, 10)
+CURVE_KS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 70, 100)  # of a curve over k
 EASY = 0.1  # chance from which R@k says little
 CELLS = 4_000_000  # scores held at once: 16 MB of float32
 

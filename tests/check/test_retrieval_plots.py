@@ -99,7 +99,7 @@ def test_the_front_has_what_nothing_cheaper_beats() -> None:
 
 def test_a_rank_curve_rises_to_the_share_found_and_has_its_control_beside_it() -> None:
     drawn = rank_curves(
-        [1, 1, 3, 200], [50, 150, 150, 150], {"r1": 0.01, "r10": 0.1}, direction="image_to_text"
+        [1, 1, 3, 200], [50, 150, 150, 150], {"r1": 0.01, "r100": 0.1}, direction="image_to_text"
     )
     assert [name for _, name in ends(drawn)] == ["own captions", "dealt out anew", "chance"]
     heights = [y for y, _ in ends(drawn)]

@@ -28,7 +28,7 @@ def check_caption_control(
 ) -> list[dict[str, Any]]:
     """See `caption_control`; trained, control: of `train.retrieval_stages.dual_encoder`, with and without shuffled."""
     if not trained.value and not control.value:
-        summary = "no dual encoder was trained: fewer than two images have a caption"
+        summary = "no dual encoder was trained: fewer than four things have a caption"
         return [Finding(id="caption_control", severity="info", passed=True, summary=summary).to_json()]
     return at_most(severity, caption_control(trained.value, control.value, k=k))
 

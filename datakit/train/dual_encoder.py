@@ -20,6 +20,7 @@ from datakit.train.retrieval_options import DualOptions
 
 __all__ = ["Captioned", "DualOptions", "DualResult", "train_dual_encoder"]
 
+LEAST_GROUPS = 4  # with captions: two to learn from and two to measure
 DIRECTIONS = ("image_to_text", "text_to_image")
 Ints = NDArray[np.int64]
 
@@ -102,8 +103,8 @@ def train_dual_encoder(
     """Train on captions, each once an epoch with its image, and measure on held-out groups after every epoch.
 
     groups_N: see `Captioned`; each image its own if None. held_N: images never trained on, whole groups; drawn by
-    the seed, as many as options.held_out says, if None. The weights to use are the last epoch's: choosing one by the
-    held-out part would flatter it. Equal arguments give equal bits on one machine's CPU.
+    the seed from those with captions, as many as options.held_out says, if None. The weights to use are the last
+    epoch's: choosing one by the held-out part would flatter it. Equal arguments give equal bits on one machine's CPU.
     Raises ValueError for data that do not fit, a held-out part that cuts a group or leaves nothing to train on,
     MissingExtra without torch, ConfigError for a device that is not there.
     """
@@ -112,7 +113,8 @@ def train_dual_encoder(
     whole = Captioned(
         images_ND=images_ND, texts_MT=texts_MT, image_of_M=np.asarray(image_of_M, np.int64), group_N=group_N
     )
-    held_N = hold_out_groups(group_N, options.held_out, seed=seed) if held_N is None else held_N
+    if held_N is None:
+        held_N = np.isin(group_N, hold_out(whole.group_of_M, options.held_out, seed=seed))
     if cut := np.intersect1d(group_N[held_N], group_N[~held_N]).size:
         raise ValueError(f"the held-out part cuts {cut} groups: both sides would show the same things")
     training = whole.part(~held_N)
@@ -195,14 +197,13 @@ class Held:
         return {"images": len(self.data.images_ND), "captions": len(self.data.texts_MT)}
 
 
-def hold_out_groups(group_N: Ints, share: float, *, seed: int) -> NDArray[np.bool_]:
-    """`share` of the groups, at least two where any are asked for, drawn by the seed: true of their images."""
-    groups = np.unique(group_N)
+def hold_out(group_M: Ints, share: float, *, seed: int) -> Ints:
+    """`share` of the groups that captions are of, at least two where any are asked for, drawn by the seed."""
+    groups = np.unique(group_M)
     count = max(2, round(share * len(groups))) if share > 0 else 0
     if count and count > len(groups) - 2:
         raise ValueError(f"{len(groups)} groups are too few to hold {count} out and learn from the rest")
-    chosen = rng_for(seed, "dual encoder", "held out").permutation(groups)[:count]
-    return np.isin(group_N, chosen)
+    return rng_for(seed, "dual encoder", "held out").permutation(groups)[:count]
 
 
 def deal_anew(data: Captioned, *, seed: int) -> Captioned:

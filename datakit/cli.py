@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from datakit.errors import DatakitError, EnvironmentProblem, Stopped
-from datakit.shell import Export, Inspect, Verbs, closed_pipe_ends, flags, give, mode, table
+from datakit.shell import Export, Inspect, Query, Verbs, closed_pipe_ends, flags, give, mode, table
 
 WORDS = {"ignore_unknown_options": False, "help_option_names": ["--help", "-h"]}
 
@@ -280,6 +280,23 @@ def export(words: tuple[str, ...], **how: bool) -> None:
     from datakit.store.export import export_words
 
     give(*export_words(words), how)
+
+
+@cli.command(cls=Query)
+@click.argument("words", nargs=-1)
+@flags
+def query(words: tuple[str, ...], **how: bool) -> None:
+    """Ask an index: query DIR text="…" | image=PATH | key=KEY | vector=FILE [k=10] [where="…"] [sheet=FILE.png].
+
+    \b
+      datakit query builds/search text="a slice of pizza"
+      datakit query builds/search image=photo.jpg where="style = 'openmoji'" sheet=found.png
+      datakit query builds/search key=KEY key=OTHER minus.text="at night" k=20 --json
+      datakit query builds/search image=sofa.jpg image=lamp.jpg as_set=true set_by=class_name
+    """
+    from datakit.index.query_words import query_words
+
+    give(*query_words(words), how)
 
 
 @cli.command()

@@ -75,6 +75,15 @@ class Inspect(click.Command):
         _write_keys(formatter, InspectOptions)
 
 
+class Query(click.Command):
+    """As `Export`."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from datakit.index.query_words import QueryOptions
+
+        _write_keys(formatter, QueryOptions)
+
+
 def _write_keys(formatter: click.HelpFormatter, schema: type[Any]) -> None:
     from datakit.config import key_lines
 

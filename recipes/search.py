@@ -59,7 +59,7 @@ class Index:
         "auto", "flat, ivf, adanns-ivf, -opq, -ivfopq, -ivfpq4fs, -hnsw, -disk, -d; auto: by rows"
     )
     metric: Literal["cosine", "ip", "l2"] = key("cosine", "how vectors are compared")
-    center: bool = key(True, "take the mean vector away first")
+    center: bool = key(True, "take the mean vector of images away first (not in the joint space)")
     recall: float = key(0.95, "of the k nearest that a search must find", least=0, most=1)
     k: int = key(10, "neighbours that the recall is of", least=1)
     nlist: int = key(0, "lists; 0: by the number of rows", least=0)
@@ -125,10 +125,14 @@ def recipe(config: Config) -> Recipe:
         sides["joint"] = {"image": config.text, "text": config.text}
 
     # An index over each, for a recall; checked with queries that it was not tuned by.
+    # The joint space is centred by its encoders: a mean of images alone would pull texts aside.
     options = as_dict(config.index)
+    centred = {"image": options, "joint": options | {"center": False}}
     indices = {
         name: embedded.reduce(
-            search_index(name=name, column=COLUMN[name], encoders=side, options=options, seed=config.seed)
+            search_index(
+                name=name, column=COLUMN[name], encoders=side, options=centred[name], seed=config.seed
+            )
         )
         for name, side in sides.items()
     }

@@ -63,20 +63,23 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def in_blocks(function: Callable[[Floats], NDArray[Any]], rows: Floats) -> NDArray[Any]:
-    """`function` over blocks of BLOCK rows, the last filled up with zeros: a product of matrices may add in another
-    order where a matrix has another height, and a row must come out alike in whatever part of the data it lies.
+def in_blocks(function: Callable[[Floats], NDArray[Any]], rows: Floats, first: int = 0) -> NDArray[Any]:
+    """`function` over blocks of BLOCK rows, cut where the whole data is cut: `first` is the number of the first row.
+
+    A product of matrices adds in another order for a matrix of another height, and for a row at another place in it. So
+    blocks begin at multiples of BLOCK and are filled up with zeros at both ends: a row comes out alike in any part.
     """
-    parts = []
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
+    parts, lead = [], first % BLOCK
+    for start in range(-lead, max(len(rows), 1), BLOCK):
+        block = rows[max(start, 0) : start + BLOCK]
         if len(block) < BLOCK:
+            before = max(0, -start)
             filled = np.zeros((BLOCK, rows.shape[1]), np.float32)
-            filled[: len(block)] = block
-            parts.append(function(filled)[: len(block)])
+            filled[before : before + len(block)] = block
+            parts.append(function(filled)[before : before + len(block)])
         else:
             parts.append(function(block))
-    return np.concatenate(parts) if parts else function(np.zeros((BLOCK, rows.shape[1]), np.float32))[:0]
+    return np.concatenate(parts)
 
 
 def unit(rows: Floats) -> Floats:

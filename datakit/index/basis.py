@@ -61,9 +61,9 @@ def _prefix(points: Floats, matrix: Floats, dims: int) -> Floats:
     return points if dims == points.shape[1] else np.ascontiguousarray(points[:, :dims])
 
 
-def in_space(vectors: Floats, axes: Axes) -> Floats:
-    """As `Axes.points`, block by block."""
-    return in_blocks(axes.points, vectors)
+def in_space(vectors: Floats, axes: Axes, first: int = 0) -> Floats:
+    """As `Axes.points`, block by block; first: see `in_blocks`."""
+    return in_blocks(axes.points, vectors, first)
 
 
 def train_axes(vectors: Floats, spec: Spec) -> Axes:

@@ -1,11 +1,11 @@
 """From vectors to an index: learn from a sample, encode every part alike, merge parts list by list.
 
     trained = train(vectors[sample], spec, rows=len(vectors))
-    parts = [encode(trained, vectors[a:b]) for a, b in cuts]        # anywhere, in any order
+    parts = [encode(trained, vectors[a:b], a) for a, b in cuts]     # anywhere, in any order
     index = merge(trained, parts)
 
-A row's list and code depend on the row and on what was learned, and on nothing beside it: so any number of parts gives
-the bytes of one.
+A row's list and code depend on the row, its number and what was learned, and on nothing beside it: so any number of
+parts gives the bytes of one.
 """
 
 from __future__ import annotations
@@ -120,18 +120,21 @@ def _flat(sample: Floats, spec: Spec) -> Trained:
     return Trained(spec=spec, dim=dim, axes=axes, centroids=none, means=none)
 
 
-def encode(trained: Trained, vectors: Any) -> Part:
-    """A part of the data (N, D), encoded. Raises ConfigError for vectors of another length, or not finite."""
-    points = in_space(floats(vectors, trained.dim), trained.axes)
+def encode(trained: Trained, vectors: Any, first: int = 0) -> Part:
+    """A part of the data (N, D), encoded; first: the number of its first row in the whole.
+
+    Raises ConfigError for vectors of another length, or not finite.
+    """
+    points = in_space(floats(vectors, trained.dim), trained.axes, first)
     none = np.empty((len(points), 0), np.uint8)
     if trained.spec.structure != "ivf":
         return Part(points=points, assigned=np.zeros(len(points), np.int64), codes=none)
     with one_thread():
-        narrow = in_blocks(trained.axes.for_lists, points)
-        assigned = list_of(narrow, trained.centroids, trained.spec.space.metric)
+        narrow = in_blocks(trained.axes.for_lists, points, first)
+        assigned = list_of(narrow, trained.centroids, trained.spec.space.metric, first)
         if trained.spec.codes.kind == "nested":
             return Part(points=points, assigned=assigned, codes=none)
-        coded = in_blocks(trained.axes.for_codes, points)
+        coded = in_blocks(trained.axes.for_codes, points, first)
         return Part(
             points=points, assigned=assigned, codes=lists_of_codes.encode(trained.lists(), coded, assigned)
         )

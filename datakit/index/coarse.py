@@ -48,10 +48,10 @@ def train_centroids(rows: Floats, spec: Spec) -> Floats:
     return found
 
 
-def list_of(rows: Floats, centroids: Floats, metric: str) -> Longs:
-    """(N,) the list of each row (N, d_c): its nearest centroid, the first of equal ones."""
+def list_of(rows: Floats, centroids: Floats, metric: str, first: int = 0) -> Longs:
+    """(N,) the list of each row (N, d_c): its nearest centroid, the first of equal ones. first: see `in_blocks`."""
     index = flat_index(centroids, metric)
-    found: Longs = in_blocks(lambda block: index.search(block, 1)[1][:, 0], rows)
+    found: Longs = in_blocks(lambda block: index.search(block, 1)[1][:, 0], rows, first)
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from datakit.store.diff_rows import Bools, Ints, Pairs, Side, changed_members, differing, join, renamed
-from datakit.store.look import plain
+from datakit.store.lines import plain
 from datakit.store.metadata import KEY, LOCATION
 from datakit.store.reader import Store
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import math
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,11 @@ from datakit.config import parse
 from datakit.errors import ConfigError, did_you_mean
 from datakit.manifest import write_bytes
 from datakit.rng import rng_for
+from datakit.store.lines import aligned, jsonable, plain, table_lines, text_of
 from datakit.store.metadata import KEY, LOCATION
 from datakit.store.reader import SplitView, Store, open_store
 from datakit.store.sheet import Entry, contact_sheet
 
-WIDTH, CELL = 118, 26  # letters of a line, and of a cell of the table
 HINTED = 10_000  # keys among which a near one is looked for
 
 
@@ -59,7 +56,7 @@ def inspect_words(place: str, words: Sequence[str]) -> tuple[dict[str, Any], str
         return _sample(store, asked)
     view = store[asked.split or next(iter(store.splits))]
     found = {**_described(store), "split": view.split, "head": _head(view, asked)}
-    lines = [*_description(found), "", *_table(found["head"], _chosen(view, asked))]
+    lines = [*_description(found), "", *table_lines(found["head"], _chosen(view, asked))]
     if asked.sheet is not None:
         found["sheet"] = _sheet(view, asked)
         lines += ["", _sheet_line(found["sheet"])]
@@ -98,7 +95,7 @@ def _description(found: Mapping[str, Any]) -> list[str]:
         f"{found['samples']} samples of {', '.join(found['members'])}; {found['classes']} classes",
         "",
         "splits",
-        *_aligned([(f"  {split}", str(count)) for split, count in found["splits"].items()], right=True),
+        *aligned([(f"  {split}", str(count)) for split, count in found["splits"].items()], right=True),
     ]
     if found["selections"]:
         lines.append(f"  further selections: {', '.join(map(plain, found['selections']))}")
@@ -110,7 +107,7 @@ def _description(found: Mapping[str, Any]) -> list[str]:
         )
         for column in found["columns"]
     ]
-    return [*lines, "", "columns", *_aligned(rows)]
+    return [*lines, "", "columns", *aligned(rows)]
 
 
 def _head(view: SplitView, asked: InspectOptions) -> list[dict[str, Any]]:
@@ -126,21 +123,6 @@ def _chosen(view: SplitView, asked: InspectOptions) -> list[str]:
     first = [KEY, layout.label, "class_name", layout.caption]
     names = [name for name in view.columns if name not in LOCATION.names]
     return [name for name in dict.fromkeys([*first, *names]) if name in names]
-
-
-def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """As many columns as a line holds."""
-    cells = {name: [_short(row[name]) for row in rows] for name in names}
-    used, width = list[str](), 0
-    for name in names:
-        width += max(map(_width, [name, *cells[name]])) + 2
-        if width > WIDTH and used:
-            break
-        used.append(name)
-    lines = _aligned([tuple(used), *zip(*(cells[name] for name in used), strict=True)])
-    if left := list(names[len(used) :]):
-        lines.append(f"… and {len(left)} more columns; columns=A,B chooses")
-    return lines
 
 
 def _sample(store: Store, asked: InspectOptions) -> tuple[dict[str, Any], str]:
@@ -173,7 +155,7 @@ def _one(view: SplitView, index: int) -> tuple[dict[str, Any], str]:
             f"{row[KEY]}: data/{row['shard']}.tar, sample {row['index_in_shard']}; its digest is the one written"
         ),
         "  image  {format}, {width} x {height} px, {mode}, {bytes} bytes".format(**image),
-        *_aligned([(f"  {plain(name)}", plain(_text(value))) for name, value in found["row"].items()]),
+        *aligned([(f"  {plain(name)}", plain(text_of(value))) for name, value in found["row"].items()]),
     ]
     return found, "\n".join(lines)
 
@@ -203,48 +185,3 @@ def _sheet(view: SplitView, asked: InspectOptions) -> dict[str, Any]:
 def _sheet_line(sheet: Mapping[str, Any]) -> str:
     broken = f", {sheet['undecodable']} of them undecodable" if sheet["undecodable"] else ""
     return f"{sheet['path']}: {sheet['images']} images{broken}"
-
-
-def jsonable(value: Any) -> Any:
-    """A value of a column as JSON has it: bytes in base64, what is no finite number and dates as text."""
-    if isinstance(value, dict):
-        return {str(name): jsonable(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def plain(text: str) -> str:
-    """Without what a terminal would act on: stores come from anywhere."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _short(value: Any) -> str:
-    text = plain(_text(value))
-    return text if len(text) <= CELL else text[: CELL - 1] + "…"
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-
-
-def _aligned(rows: Iterable[Sequence[str]], *, right: bool = False) -> list[str]:
-    """Cells in columns; right: the last one is of numbers."""
-    table = [list(row) for row in rows]
-    widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for row in table:
-        cells = [cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
-        if right:
-            cells[-1] = cells[-1].rstrip().rjust(widths[-1])
-        lines.append("  ".join(cells).rstrip())
-    return lines

@@ -19,6 +19,7 @@ from datakit.errors import ConfigError, StoreError
 from datakit.image import Image, encode
 from datakit.store import look
 from datakit.store.layout import Layout, ShardPlan, StoreInfo
+from datakit.store.lines import width_of
 from datakit.store.look import inspect_words
 from datakit.store.sheet import BOX, GAP, HEAD, Entry, _Pen, contact_sheet
 from datakit.store.tree import finish_tree, write_shard
@@ -95,8 +96,8 @@ def test_what_a_terminal_would_act_on_is_not_printed(tmp_path: Path, toy_info: S
         for line in inspect_words(str(root), ["columns=class_name,number"])[1].splitlines()
         if "nan" in line
     ]
-    assert look._width("日本の鳥 a") == 10
-    assert len({look._width(line) for line in lines}) == 1  # wide letters count as two
+    assert width_of("日本の鳥 a") == 10
+    assert len({width_of(line) for line in lines}) == 1  # wide letters count as two
 
 
 def cells(data: bytes, number: int) -> list[Any]:

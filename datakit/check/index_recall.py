@@ -28,15 +28,19 @@ def index_recall(
     target: float,
     metric: Metric = "cosine",
     k: int = 10,
+    own_Q: NDArray[np.integer[Any]] | None = None,
     searched: str = "",
 ) -> list[dict[str, Any]]:
     """An index finds at least `target` of the k exact nearest rows, mean over queries, less two standard errors.
 
     found_QK: rows of vectors_ND that the index gave, best first, -1 where it gave fewer. vectors_ND: those of the
-    store, not of the index: what an index lost it cannot miss. Take queries that the tuner did not choose by: those
-    flatter. searched: how, for the summary (nprobe=8).
+    store, not of the index: what an index lost it cannot miss. own_Q: the rows that ask, where queries are of the
+    store; they count neither as answers nor as truth, so ask the index for k + 1. Take queries that the tuner did not
+    choose by: those flatter. searched: how, for the summary (nprobe=8).
     """
-    truth_QK = exact_neighbors(queries_QD, vectors_ND, k, metric=metric)
+    truth_QK = exact_neighbors(queries_QD, vectors_ND, k + (own_Q is not None), metric=metric)
+    if own_Q is not None:
+        truth_QK, found_QK = without_own(truth_QK, own_Q)[:, :k], without_own(found_QK, own_Q)[:, :k]
     recall_Q = recall_at_k(found_QK, truth_QK, queries_QD=queries_QD, vectors_ND=vectors_ND, metric=metric)
     mean, error = float(recall_Q.mean()), float(recall_Q.std() / max(1, len(recall_Q)) ** 0.5)
     limit = target - TARGET_SIGMAS * error
@@ -54,6 +58,17 @@ def index_recall(
                     "none_found": int((recall_Q == 0).sum()), "searched": searched},
         ).to_json()
     ]  # fmt: skip
+
+
+def without_own(
+    rows_QK: NDArray[np.integer[Any]], own_Q: NDArray[np.integer[Any]]
+) -> NDArray[np.integer[Any]]:
+    """(Q, K - 1): each query's answers without itself, or without the last where it is not among them."""
+    own_QK = rows_QK == own_Q[:, None]
+    keep_QK = ~own_QK | (own_QK.cumsum(axis=1) > 1)
+    keep_QK[keep_QK.all(axis=1), -1] = False
+    # given again, a query itself is no answer either
+    return np.asarray(np.where(own_QK, -1, rows_QK)[keep_QK].reshape(len(rows_QK), -1))
 
 
 def index_rows(index_keys: Sequence[str], store_keys: Sequence[str]) -> list[dict[str, Any]]:

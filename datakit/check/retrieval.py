@@ -90,8 +90,8 @@ def retrieval(
         "shuffled": shuffled, "by_view": by_view,
     }  # fmt: skip
     words = (
-        f"mAP {value['map']:.3f} and R@1 {value['r1']:.3f} of finding the same {level}, "
-        f"{shuffled['map']:.3f} and {shuffled['r1']:.3f} with labels dealt out anew"
+        f"the same {level} is found with mAP {value['map']:.3f} and R@1 {value['r1']:.3f}, with labels dealt out "
+        f"anew {shuffled['map']:.3f} and {shuffled['r1']:.3f}"
     )
     return [_retrieval_finding(level, value["map"], max(at_least, bound), words, detail)]
 

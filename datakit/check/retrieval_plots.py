@@ -14,10 +14,9 @@ from markupsafe import Markup
 from datakit.check.charts import finite
 from datakit.check.curves import Axes, Points, Series, amount, curves
 from datakit.train.dual_encoder import DIRECTIONS
-from datakit.train.pair_metrics import KS, recall_of_ranks
+from datakit.train.pair_metrics import CURVE_KS, KS, recall_of_ranks
 
 ROLES = ("id", "near", "far", "coarse", "mid")  # colours in turn; grey is the control's
-CURVE_KS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 70, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +62,16 @@ def pareto(settings: Sequence[Cost]) -> list[Cost]:
 def rank_curves(
     ranks: Sequence[int], control: Sequence[int], chance: Mapping[str, float], *, direction: str
 ) -> Markup:
-    """R@k against k, beside the model trained on captions dealt out anew; chance as dots at k = 1, 5, 10."""
+    """R@k against k, beside the model trained on captions dealt out anew, and chance."""
     drawn = [("own captions", ranks, "id", False), ("dealt out anew", control, "outlier", True)]
     series = [
         Series(name=name, role=role, dashed=dashed, points=_recalls(found))
         for name, found, role, dashed in drawn
         if len(found)
     ]
-    by_chance = [(float(k), chance[f"r{k}"]) for k in KS if f"r{k}" in chance]
+    by_chance = [(float(k), chance[f"r{k}"]) for k in CURVE_KS if f"r{k}" in chance]
     if by_chance:
-        series.append(Series(name="chance", role="mid", points=(), others=by_chance))
+        series.append(Series(name="chance", role="mid", points=by_chance))
     axes = Axes(x="k", y="R@k, %", log_x=True, x_domain=(1.0, float(CURVE_KS[-1])), y_domain=(0.0, 1.0))
     return curves(series, axes, label=f"R@k against k, {direction.replace('_', ' ')}")
 

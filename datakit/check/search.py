@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datakit.check.index_recall import index_recall, index_rows
+from datakit.check.index_recall import index_recall, index_rows, without_own
 from datakit.index.ranking import exact_neighbors, mean_ap_at_k
 from datakit.index.stages import opened, vectors_of
 from datakit.rng import rng_for
@@ -18,7 +18,7 @@ from datakit.stages.columns import codes
 QUERIES = 500  # rows that ask, at most; drawn otherwise than those the tuner chose by
 
 
-@reduce(version=1)
+@reduce(version=2)
 def check_index(rows: Rows, *, index: Ref[Files], column: str, seed: int = 0) -> list[dict[str, Any]]:
     """`index_rows` and `index_recall` of an index over `column`: rows ask, and do not count as their own answer."""
     found, k = opened(index.value), 0
@@ -32,25 +32,17 @@ def check_index(rows: Rows, *, index: Ref[Files], column: str, seed: int = 0) ->
     compared = vectors - center if len(center) else vectors
     hits = found.search(vectors[drawn], k=k + 1)
     place = pc.index_in(found.keys.combine_chunks(), value_set=keys.combine_chunks()).to_numpy()
-    answers = without_self(np.where(hits.rows >= 0, place[hits.rows], -1), drawn)
     findings += index_recall(
-        # Of each query itself the exact side knows nothing either: both are asked for one row more.
-        np.concatenate([drawn[:, None], answers], axis=1),
+        np.where(hits.rows >= 0, place[hits.rows], -1),
         queries_QD=compared[drawn],
         vectors_ND=compared,
         target=found.base.spec.target.recall,
         metric=found.base.spec.space.metric,
-        k=k + 1,
+        k=k,
+        own_Q=drawn,
         searched=", ".join(f"{name} {value}" for name, value in hits.plan.items() if name != "rows"),
     )
     return [finding | {"id": f"{found.name}_{finding['id']}"} for finding in findings]
-
-
-def without_self(rows_QK: Any, own_Q: Any) -> Any:
-    """(Q, K - 1): each query's answers without itself, or without the last where it is not among them."""
-    keep = rows_QK != own_Q[:, None]
-    keep[keep.all(axis=1), -1] = False
-    return rows_QK[keep].reshape(len(rows_QK), -1)
 
 
 @reduce(version=1)
@@ -82,7 +74,7 @@ def ranking_figures(
     }
     figures = {}
     for name, answers in ways.items():
-        near = without_self(answers, drawn)
+        near = without_own(answers, drawn)
         right = (label[near] == label[drawn][:, None]) & (near >= 0)
         figures[name] = {"top1": float(right[:, 0].mean()), f"map_at_{k}": float(mean_ap_at_k(right))}
     return {"group": group, "queries": len(drawn), "k": k, **figures}

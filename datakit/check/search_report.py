@@ -103,7 +103,7 @@ def _numbers(data: ReportData, spaces: Sequence[SpaceView]) -> tuple[KeyNumber, 
         if name != finding["id"] and finding["value"] is not None:
             found.append(
                 KeyNumber(
-                    label=f"recall@{finding['detail']['k'] - 1}, index {name}",
+                    label=f"recall@{finding['detail']['k']}, index {name}",
                     value=f"{finding['value']:.3f}",
                     note=f"of {finding['detail']['queries']} queries; target {finding['detail']['target']:g}",
                 )

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from datakit.models.projection import Features, Projection
 from datakit.rng import rng_for
 from datakit.train.mrl import Labels, check_vectors, group_numbers, torch_loop
-from datakit.train.pair_metrics import chance_recall, cross_ranks, once_a_group, rank_row
+from datakit.train.pair_metrics import CURVE_KS, chance_recall, cross_ranks, once_a_group, rank_row
 from datakit.train.retrieval_options import DualOptions
 
 __all__ = ["Captioned", "DualOptions", "DualResult", "train_dual_encoder"]
 
+LEAST_GROUPS = 4  # with captions: two to learn from and two to measure
 DIRECTIONS = ("image_to_text", "text_to_image")
 Ints = NDArray[np.int64]
 
@@ -69,7 +70,8 @@ class DualResult:
                  DIRECTION_r1, _r5, _r10, _median_rank on the held-out part; empty of those where nothing is held out
     by_dim       dim and the same of each nested size, after the last epoch
     ranks        by direction: rank of the first right answer to each held-out query, from 1
-    chance       by direction: R@1, R@5, R@10 of a random order
+    groups       by direction: the group of each of those queries, as a number
+    chance       by direction: r1, r5, r10 and others up to r100, R@k of a random order
     settings     options, device, sizes, torch's version
     """
 
@@ -78,12 +80,13 @@ class DualResult:
     history: list[dict[str, float]]
     by_dim: list[dict[str, float]]
     ranks: dict[str, list[int]]
+    groups: dict[str, list[int]]
     chance: dict[str, dict[str, float]]
     settings: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         """All but the weights."""
-        names = ("history", "by_dim", "ranks", "chance", "settings")
+        names = ("history", "by_dim", "ranks", "groups", "chance", "settings")
         return {name: getattr(self, name) for name in names}
 
 
@@ -100,8 +103,8 @@ def train_dual_encoder(
     """Train on captions, each once an epoch with its image, and measure on held-out groups after every epoch.
 
     groups_N: see `Captioned`; each image its own if None. held_N: images never trained on, whole groups; drawn by
-    the seed, as many as options.held_out says, if None. The weights to use are the last epoch's: choosing one by the
-    held-out part would flatter it. Equal arguments give equal bits on one machine's CPU.
+    the seed from those with captions, as many as options.held_out says, if None. The weights to use are the last
+    epoch's: choosing one by the held-out part would flatter it. Equal arguments give equal bits on one machine's CPU.
     Raises ValueError for data that do not fit, a held-out part that cuts a group or leaves nothing to train on,
     MissingExtra without torch, ConfigError for a device that is not there.
     """
@@ -110,7 +113,8 @@ def train_dual_encoder(
     whole = Captioned(
         images_ND=images_ND, texts_MT=texts_MT, image_of_M=np.asarray(image_of_M, np.int64), group_N=group_N
     )
-    held_N = hold_out_groups(group_N, options.held_out, seed=seed) if held_N is None else held_N
+    if held_N is None:
+        held_N = np.isin(group_N, hold_out(whole.group_of_M, options.held_out, seed=seed))
     if cut := np.intersect1d(group_N[held_N], group_N[~held_N]).size:
         raise ValueError(f"the held-out part cuts {cut} groups: both sides would show the same things")
     training = whole.part(~held_N)
@@ -127,6 +131,7 @@ def train_dual_encoder(
         if held
         else [],
         ranks={n: r.tolist() for n, r in held.ranks(fitted.image, fitted.text).items()} if held else {},
+        groups={n: asking.tolist() for n, (asking, _) in held.sides().items()} if held else {},
         chance=held.chance() if held else {},
         settings={
             "options": options.as_json(),
@@ -171,32 +176,34 @@ class Held:
         rows = [rank_row(ranks, name) for name, ranks in self.ranks(image, text, dim).items()]
         return {name: value for row in rows for name, value in row.items()}
 
-    def chance(self) -> dict[str, dict[str, float]]:
+    def sides(self) -> dict[str, tuple[Ints, Ints]]:
+        """By direction: the groups of those who ask, and of those who are asked."""
         data, asked_N = self.data, np.isin(self.data.group_N, self.data.group_of_M)
-        sides = {
+        return {
             "image_to_text": (data.group_N[asked_N], data.group_of_M),
             "text_to_image": (data.group_of_M, data.group_N),
         }
+
+    def chance(self) -> dict[str, dict[str, float]]:
         return {
             name: {
                 f"r{k}": chance_recall((asking[:, None] == asked[None, :]).sum(axis=1), len(asked), k)
-                for k in (1, 5, 10)
+                for k in CURVE_KS
             }
-            for name, (asking, asked) in sides.items()
+            for name, (asking, asked) in self.sides().items()
         }
 
     def sizes(self) -> dict[str, int]:
         return {"images": len(self.data.images_ND), "captions": len(self.data.texts_MT)}
 
 
-def hold_out_groups(group_N: Ints, share: float, *, seed: int) -> NDArray[np.bool_]:
-    """`share` of the groups, at least two where any are asked for, drawn by the seed: true of their images."""
-    groups = np.unique(group_N)
+def hold_out(group_M: Ints, share: float, *, seed: int) -> Ints:
+    """`share` of the groups that captions are of, at least two where any are asked for, drawn by the seed."""
+    groups = np.unique(group_M)
     count = max(2, round(share * len(groups))) if share > 0 else 0
     if count and count > len(groups) - 2:
         raise ValueError(f"{len(groups)} groups are too few to hold {count} out and learn from the rest")
-    chosen = rng_for(seed, "dual encoder", "held out").permutation(groups)[:count]
-    return np.isin(group_N, chosen)
+    return rng_for(seed, "dual encoder", "held out").permutation(groups)[:count]
 
 
 def deal_anew(data: Captioned, *, seed: int) -> Captioned:

@@ -1,4 +1,4 @@
-"""The training loop of the dual encoder (torch)."""
+"""The training loop of the dual encoder (torch). Not run on a GPU."""
 
 from __future__ import annotations
 

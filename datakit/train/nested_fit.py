@@ -1,4 +1,7 @@
-"""The training loop of nested embeddings: AdamW on a cosine, one projection, and heads where there are labels."""
+"""The training loop of nested embeddings: AdamW on a cosine, one projection, and heads where there are labels.
+
+Not run on a GPU: the device is an argument and all data go to it at once, but only the CPU was tried.
+"""
 
 from __future__ import annotations
 

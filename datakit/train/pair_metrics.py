@@ -6,6 +6,7 @@ nothing. They live here, below `datakit.check`, because the loops report in them
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ Bools = NDArray[np.bool_]
 Vectors = NDArray[np.floating[Any]]
 
 KS = (1, 5, 10)
+CURVE_KS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 70, 100)  # of a curve over k
+EASY = 0.1  # chance from which R@k says little
 CELLS = 4_000_000  # scores held at once: 16 MB of float32
 
 
@@ -70,6 +73,17 @@ def chance_recall(relevant_Q: Ints, candidates: int, k: int) -> float:
         missed = np.clip((candidates - r - draws) / (candidates - draws), 0, 1)
         chances[r] = 1 - float(np.prod(missed))
     return float(np.mean([chances[r] for r in relevant_Q.tolist()]))
+
+
+def chance_error(chance: float, group_Q: Ints) -> float:
+    """Standard error of R@k of a random order, where the queries of a group are right together or wrong together."""
+    counts = np.unique(group_Q, return_counts=True)[1]
+    return float((chance * (1 - chance)) ** 0.5 * np.sqrt(np.square(counts).sum()) / len(group_Q))
+
+
+def telling_k(chance: Mapping[int, float]) -> int:
+    """The largest k of 1, 5, 10 at which a random order is right at most a tenth of the time; else the smallest."""
+    return max((k for k in KS if chance[k] <= EASY), default=KS[0])
 
 
 def once_a_group(vectors_MD: Vectors, group_M: Ints) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from datakit.errors import CatalogError, StageError
 from datakit.stage import Rows, reduce
 from datakit.stages.columns import codes
-from datakit.train.dual_encoder import Captioned, DualOptions, train_dual_encoder
+from datakit.train.dual_encoder import LEAST_GROUPS, Captioned, DualOptions, train_dual_encoder
 from datakit.train.mrl import MrlOptions, group_numbers, nested_embeddings
 
 Ints = NDArray[np.int64]
@@ -42,7 +42,7 @@ def nested_projection(
     return learned.projection.to_table()
 
 
-@reduce(version=1)
+@reduce(version=2)
 def dual_encoder(
     rows: Rows,
     *,
@@ -52,13 +52,15 @@ def dual_encoder(
     text: str = "caption_vectors",
     group: str = "",
 ) -> dict[str, Any]:
-    """`DualResult` without its weights, as JSON; columns as in `captioned`. {} where fewer than two rows have captions.
+    """`DualResult` without its weights, as JSON; {} where fewer than four groups have captions.
 
-    options: those of `DualOptions` that are not at their default.
+    Columns as in `captioned`. options: those of `DualOptions` that are not at their default.
     """
     if len(column_captions(rows, text)[0]) < 2:
         return {}
     data = captioned(rows, image=image, text=text, group=group)
+    if len(np.unique(data.group_of_M)) < LEAST_GROUPS:
+        return {}
     result = train_dual_encoder(
         data.images_ND,
         data.texts_MT,

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 import datakit
-from datakit.check.search import check_index, without_self
+from datakit.check.index_recall import without_own
+from datakit.check.search import check_index
 from datakit.config import parse
 from datakit.errors import ConfigError, MissingExtra
 from datakit.index.make import make_index
@@ -164,7 +165,7 @@ def test_an_index_of_vectors_under_others_keys_fails(clouds: tuple[Any, list[str
 
 def test_answers_without_the_one_who_asks() -> None:
     answers = np.array([[7, 1, 2], [1, 8, 2], [1, 2, 3]])
-    assert without_self(answers, np.array([7, 8, 9])).tolist() == [[1, 2], [1, 2], [1, 2]]
+    assert without_own(answers, np.array([7, 8, 9])).tolist() == [[1, 2], [1, 2], [1, 2]]
 
 
 def test_a_result_of_files_is_read_back_as_paths(tmp_path: Path) -> None:

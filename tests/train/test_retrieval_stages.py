@@ -64,6 +64,13 @@ def test_the_dual_encoder_comes_as_json() -> None:
     assert len(found["history"]) == 2 and found["settings"]["held_out"] == {"images": 12, "captions": 6}
 
 
+def test_too_few_things_to_hold_any_out_train_nothing() -> None:
+    rows = rows_of(
+        features=lists(np.eye(6)), caption_vectors=lists(np.eye(6)), thing=["a", "a", "b", "b", "c", "c"]
+    )
+    assert dual_encoder(seed=0, options={}, group="thing")(rows) == {}
+
+
 def test_one_caption_many_or_none() -> None:
     one = rows_of(f=lists(np.eye(3)), t=pa.array([[1.0, 0], None, [0, 1]], pa.list_(pa.float32(), 2)))
     data = captioned(one, image="f", text="t")

@@ -22,7 +22,8 @@ from datakit.index.plan import Words, flat_cost, graph_cost, lists_cost, multipl
 from datakit.index.spec import Spec, Target
 from datakit.rng import rng_for
 
-SHORTLISTS = (0.5, 1, 2, 3)  # times that of the spec
+SHORTLISTS = (0.3, 0.5, 1, 2, 3)  # times that of the spec
+ENOUGH = 0.99  # recall beyond which nothing more costly is tried, unless the target is higher
 CONFIDENCE = 1.0  # standard errors that a setting's recall must lie above the target
 SLACK = 1e-5  # of a score within which two rows are equally near: sums are added up in other orders
 
@@ -89,7 +90,10 @@ def _points(base: Base, held: Floats, own: Longs | None, limits: Floats, k: int)
         "macs": len(base) * dim,
         "scanned": len(base),
     }
+    enough = {False: False, True: False}  # with a margin, without
     for words, *looked in _settings(base, held):
+        if enough[words.margin > 0]:
+            continue
         most = max(_shortlists(base.spec, k))
         wide = replace(words, shortlist=most) if most else words
         found = _candidates(base, held, wide, max(most, k + 1), own)
@@ -97,6 +101,7 @@ def _points(base: Base, held: Floats, own: Longs | None, limits: Floats, k: int)
             scores = _best(base, held, found, shortlist, k)
             recalls = _recalls(scores, limits, base.spec.space.metric)
             yield _point(base, replace(words, shortlist=shortlist), looked, recalls, len(held))
+        enough[words.margin > 0] = bool(recalls.mean() > max(ENOUGH, base.spec.target.recall + 0.005))
 
 
 def _settings(base: Base, held: Floats) -> Iterator[tuple[Words, float, float]]:
@@ -107,7 +112,7 @@ def _settings(base: Base, held: Floats) -> Iterator[tuple[Words, float, float]]:
         for ef in (16, 32, 64, 128, 256, 512):
             yield Words(kind="graph", ef=ef), float(ef * base.spec.graph.links), 0.0
         return
-    steps = range(4 * base.nlist.bit_length())
+    steps = range(4 * base.nlist.bit_length())  # of a fourth of an octave
     scores = list_nearness(base.axes.for_lists(held), base.centroids, base.spec.space.metric)
     order = nearest_lists(scores, base.nlist)
     falling, sizes = np.take_along_axis(scores, order, axis=1), base.sizes[order]

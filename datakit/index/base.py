@@ -20,7 +20,8 @@ from datakit.index.coarse import list_nearness, nearest_lists, within
 from datakit.index.graph import walk
 from datakit.index.nested import scan_nested
 from datakit.index.plan import Words
-from datakit.index.spec import Spec, from_json
+from datakit.index.spec import Spec
+from datakit.index.spec_json import from_json
 from datakit.index.torch_search import OnDevice
 
 QUERIES = 512  # searched at once: what a chunk needs of memory stays small, whatever is asked
@@ -86,7 +87,7 @@ class Base:
             scores, ids = self._lists(points, coded, shortlist, words, allowed)
         if not words.shortlist:
             return exact.best(scores, ids, k, metric)
-        return self._reranked(points, ids, k)
+        return self.reranked(points, ids, k)
 
     def _lists(
         self, points: Floats, coded: Floats, shortlist: int, words: Words, allowed: Bools | None
@@ -110,7 +111,7 @@ class Base:
         scores = list_nearness(self.axes.for_lists(points), self.centroids, self.spec.space.metric)
         return within(scores, nprobe, margin) if margin else nearest_lists(scores, nprobe)
 
-    def _reranked(self, points: Floats, ids: Longs, k: int) -> tuple[Floats, Longs]:
+    def reranked(self, points: Floats, ids: Longs, k: int) -> tuple[Floats, Longs]:
         """By stored vectors; through the funnel, each step on a longer prefix of those the last one left."""
         metric = self.spec.space.metric
         for dims, many in self.spec.rerank.funnel:

@@ -28,6 +28,7 @@ from datakit.index.spec import Spec, settled
 from datakit.rng import rng_for
 
 SAMPLE = 65_536  # vectors that an index learns from, at least, where there are as many
+HELD = 20  # one row of so many may be held out for tuning
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,11 +74,17 @@ def sample_size(spec: Spec) -> int:
 
 
 def sample_rows(rows: int, spec: Spec) -> Longs:
-    """Which rows `train` should see: drawn by the seed, in rising order."""
-    wanted = sample_size(spec)
-    if rows <= wanted:
-        return np.arange(rows)
-    drawn: Longs = np.sort(rng_for(spec.seed, "index", "sample").permutation(rows)[:wanted])
+    """Which rows `train` should see: drawn by the seed, in rising order; none of `held_rows`."""
+    held, wanted = held_rows(rows, spec), sample_size(spec)
+    drawn = rng_for(spec.seed, "index", "sample").permutation(rows)
+    kept: Longs = np.sort(drawn[~np.isin(drawn, held)][:wanted])
+    return kept
+
+
+def held_rows(rows: int, spec: Spec) -> Longs:
+    """Rows that tuning asks with, and that nothing is learned from: a twentieth at most. Flat search needs none."""
+    many = 0 if spec.structure == "flat" else min(spec.target.queries, rows // HELD)
+    drawn: Longs = np.sort(rng_for(spec.seed, "index", "queries").permutation(rows)[:many])
     return drawn
 
 

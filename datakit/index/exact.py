@@ -59,7 +59,10 @@ def nearest(
 
 
 def compare(queries: Floats, stored: Stored, ids: Longs, metric: str) -> Floats:
-    """(Q, C) of each query with the rows `ids` (Q, C) of what is stored; -1 scores as no row at all."""
+    """(Q, C) of each query with the rows `ids` (Q, C) of what is stored; -1 scores as no row at all.
+
+    A row's score is the same to the bit whatever rows it is compared beside.
+    """
     import faiss
 
     ids = longs(ids)
@@ -73,7 +76,9 @@ def compare(queries: Floats, stored: Stored, ids: Longs, metric: str) -> Floats:
     else:
         for at, (query, wanted) in enumerate(zip(queries, ids, strict=True)):
             found = stored[np.maximum(wanted, 0)].astype(np.float32)
-            scores[at] = ((found - query) ** 2).sum(axis=1) if metric == "l2" else found @ query
+            # Each row summed by itself: a product of matrices scores it otherwise among others.
+            by_row = ((found - query) ** 2).sum(axis=1) if metric == "l2" else (found * query).sum(axis=1)
+            scores[at] = by_row
     return np.where(ids < 0, worst(metric), scores)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from datakit.errors import ConfigError
 from datakit.index.arrays import Floats, floats
 from datakit.index.base import base_of
-from datakit.index.build import encode, merge, sample_rows, train
+from datakit.index.build import encode, held_rows, merge, sample_rows, train
 from datakit.index.pack import KEY, index_files
 from datakit.index.spec import Spec, settled
 from datakit.index.tune import tune
@@ -36,10 +36,11 @@ def make_index(
     if meta.num_rows != len(vectors):
         raise ConfigError(f"{meta.num_rows} rows of metadata came with {len(vectors)} vectors")
     _refuse_zero(vectors, meta, spec)
-    sample = vectors[sample_rows(len(vectors), settled(spec, rows=len(vectors), dim=vectors.shape[1]))]
-    trained = train(sample, spec, rows=len(vectors))
+    ready = settled(spec, rows=len(vectors), dim=vectors.shape[1])
+    trained = train(vectors[sample_rows(len(vectors), ready)], spec, rows=len(vectors))
     merged = merge(trained, [encode(trained, vectors)])
-    found = tune(base_of(trained, merged)) if tuning else None
+    rows = np.flatnonzero(np.isin(merged.order, held_rows(len(vectors), ready)))
+    found = tune(base_of(trained, merged), rows=rows) if tuning else None
     return index_files(trained, merged, meta, name=name, encoders=encoders, pairing=pairing, tuned=found)
 
 

@@ -12,6 +12,7 @@ once while they are written. Not run on a second machine.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,9 +30,10 @@ from datakit.index import folder
 from datakit.index.arrays import Floats, Longs, floats, one_thread
 from datakit.index.base import base_of
 from datakit.index.basis import Axes
-from datakit.index.build import Merged, Trained, encode, sample_rows, structured, train
+from datakit.index.build import Merged, Trained, encode, held_rows, sample_rows, structured, train
 from datakit.index.pack import KEY, index_files
-from datakit.index.spec import Spec, from_json, settled
+from datakit.index.spec import Spec, settled
+from datakit.index.spec_json import from_json
 from datakit.index.tune import tune
 from datakit.manifest import read_record, write_bytes, write_record
 
@@ -86,7 +88,9 @@ def _plan(sources: Sequence[Path], column: str, spec: Spec) -> dict[str, Any]:
         raise ConfigError("there is no row to index")
     dim = _vectors(_read(first), column, first).shape[1]
     whole = settled(spec, rows=sum(rows), dim=dim)
-    return {"sources": known, "column": column, "spec": whole.to_json(), "rows": sum(rows), "dim": dim}
+    plan = {"sources": known, "column": column, "spec": whole.to_json(), "rows": sum(rows), "dim": dim}
+    found: dict[str, Any] = json.loads(json.dumps(plan))  # as it is read back: without tuples
+    return found
 
 
 def _firsts(plan: Mapping[str, Any]) -> list[int]:
@@ -146,7 +150,7 @@ def encode_part(base: str, number: int) -> int:
     if digest_of(path) != source["xxh3"]:
         raise StoreError(f"{path} changed since the build began; begin it again")
     table = _read(path)
-    vectors = _vectors(table, plan["column"], path)
+    vectors = _vectors(table, plan["column"], path) if len(table) else np.empty((0, plan["dim"]), np.float32)
     part = encode(read_trained(work, plan), vectors, first)
     order = np.argsort(part.assigned, kind="stable")
     columns = {
@@ -221,7 +225,8 @@ def _assemble(
     with one_thread():
         merged = _filled(trained, merged, parts, assigned, order)
     meta = pa.concat_tables(_metas(base, len(parts)))
-    found = tune(base_of(trained, merged))
+    held = np.flatnonzero(np.isin(merged.order, held_rows(plan["rows"], trained.spec)))
+    found = tune(base_of(trained, merged), rows=held)
     folder.write_files(place, index_files(trained, merged, meta, name=name, encoders=encoders, tuned=found))
     del points, merged
     (base / "points.npy").unlink()

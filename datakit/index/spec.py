@@ -7,8 +7,7 @@ AdANNS decouples them (Rege et al. 2023). A dim of 0 and a list count of 0 mean:
 from __future__ import annotations
 
 import dataclasses
-import typing
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ BasisKind = Literal["raw", "pca", "mrl", "opq"]
 CodeKind = Literal["flat", "fp16", "sq8", "pq4fs", "pq8", "rabitqfs", "panorama", "nested"]
 Structure = Literal["flat", "ivf", "hnsw"]
 PANORAMA_LEVELS = 8  # of progressive pruning, each an eighth of the dims
+CENTRES = {"pq4fs": 16, "pq8": 256}  # of a product quantizer's part: it learns from as many vectors at least
 SMALL = 20_000  # rows under which exact search of all of them costs less than any list does
 
 
@@ -149,8 +149,10 @@ def settled(spec: Spec, *, rows: int, dim: int) -> Spec:
         raise ConfigError(f"an index needs vectors: {rows} of {dim} dims were given")
     whole = spec.basis.kind == "raw" or dim < 32
     d_s = spec.codes.dims or (dim if whole or spec.codes.kind == "nested" else _kept_dims(spec, dim))
+    step = {"pq4fs": 2, "panorama": PANORAMA_LEVELS}.get(spec.codes.kind, 1)
+    d_s -= d_s % step if d_s > step and not spec.codes.dims else 0
     d_c = spec.coarse.dims or (dim if whole else max(16, dim // 4))
-    lists = spec.coarse.nlist or 2 ** max(0, round(_log2(2 * rows**0.5)))
+    lists = spec.coarse.nlist or 2 ** max(0, round(math.log2(2 * rows**0.5)))
     # Few vectors a list: k-means would only learn them by heart.
     lists = max(1, min(lists, rows // 39 or 1))
     codes = replace(spec.codes, dims=d_s, bytes=_code_bytes(spec.codes, d_s))
@@ -163,12 +165,6 @@ def _kept_dims(spec: Spec, dim: int) -> int:
     """Dims that codes keep: measured best at 200,000 rows of 256 and 768 dims (tools/bench_index.py)."""
     most = dim // 2 if spec.basis.kind == "mrl" else max(dim // 3, min(dim // 2, 128))
     return most // 32 * 32 if most >= 64 else most
-
-
-def _log2(value: float) -> float:
-    import math
-
-    return math.log2(value)
 
 
 def _code_bytes(codes: Codes, d_s: int) -> int:
@@ -194,8 +190,15 @@ def check(spec: Spec, *, rows: int, dim: int) -> None:
         raise ConfigError(
             f"codes.bytes={spec.codes.bytes}: {parts} codes do not share {spec.codes.dims} dims evenly"
         )
-    if spec.codes.kind in ("pq8",) and spec.structure == "ivf" and rows < 256:
-        raise ConfigError(f"codes.kind=pq8 learns 256 centres and there are {rows} vectors; use flat")
+    learned = CENTRES.get(spec.codes.kind, 0) if spec.structure == "ivf" else 0
+    if rows < learned:
+        raise ConfigError(
+            f"codes.kind={spec.codes.kind} learns {learned} centres and there are {rows} vectors; use flat"
+        )
+    if spec.basis.kind == "opq" and not learned and spec.structure != "flat":
+        raise ConfigError(
+            f"basis.kind=opq turns axes for the codes pq4fs and pq8, not {spec.codes.kind} of {spec.structure}; use pca"
+        )
     if spec.codes.kind == "panorama" and spec.codes.dims % PANORAMA_LEVELS:
         raise ConfigError(
             f"codes.kind=panorama needs dims that {PANORAMA_LEVELS} divides, not {spec.codes.dims}"
@@ -215,35 +218,3 @@ def check(spec: Spec, *, rows: int, dim: int) -> None:
         if not last < dims <= dim or many < 1:
             raise ConfigError(f"rerank.funnel={spec.rerank.funnel}: prefixes must grow, up to {dim}")
         last = dims
-
-
-def from_json(value: Mapping[str, Any]) -> Spec:
-    """The inverse of `to_json`. Raises ConfigError naming the key that is not known or of the wrong kind."""
-    found: Spec = _read(Spec, value, "spec")
-    return found
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} must hold keys")
-    hints, known = typing.get_type_hints(kind), {part.name for part in dataclasses.fields(kind)}
-    for name in value:
-        if name not in known:
-            raise ConfigError(f"unknown key {where}.{name}{did_you_mean(name, known)}")
-    return kind(**{name: _as(hints[name], item, f"{where}.{name}") for name, item in value.items()})
-
-
-def _as(hint: Any, item: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _read(hint, item, where)
-    if typing.get_origin(hint) is Literal:
-        if item not in typing.get_args(hint):
-            raise ConfigError(f"{where}={item}: must be one of {', '.join(typing.get_args(hint))}")
-        return item
-    if typing.get_origin(hint) is tuple:
-        return tuple(tuple(int(number) for number in pair) for pair in item)
-    if hint is bool or item is None:
-        return item
-    if not isinstance(item, int | float) or isinstance(item, bool):
-        raise ConfigError(f"{where}={item!r}: must be a number")
-    return item

@@ -22,61 +22,67 @@ from datakit.index.plan import Words, flat_cost, graph_cost, lists_cost, multipl
 from datakit.index.spec import Spec, Target
 from datakit.rng import rng_for
 
-SHORTLISTS = (0.3, 0.5, 1, 2, 3)  # times that of the spec
+SHORTLISTS = (0.3, 0.5, 1, 1.5, 2, 3)  # times that of the spec
 ENOUGH = 0.99  # recall beyond which nothing more costly is tried, unless the target is higher
 CONFIDENCE = 1.0  # standard errors that a setting's recall must lie above the target
-SLACK = 1e-5  # of a score within which two rows are equally near: sums are added up in other orders
 
 
 def tune(
-    base: Base, *, target: Target | None = None, queries: Any = None, measure: bool = False
+    base: Base,
+    *,
+    target: Target | None = None,
+    queries: Any = None,
+    rows: Longs | None = None,
+    measure: bool = False,
 ) -> dict[str, Any]:
-    """{"search": words, "curve": [points], "target": …}: the cheapest setting that reaches the target's recall.
+    """{"search": words, "curve": [points]}: the cheapest setting that reaches the target's recall.
 
-    queries: (Q, D) as compared; drawn from the rows themselves, which then do not find themselves, if None.
+    queries: (Q, D) as compared. Without them rows of the index are asked, which then do not find themselves: `rows`,
+    that nothing was learned from, else some drawn by the seed. Lists lie nearer to what they were learned from.
     measure: by the clock and not by the cost model; so it is where the target has `max_ms`. Raises ConfigError where
     nothing meets max_bytes or max_ms; recall is always met, by flat search.
     """
     target = target or base.spec.target
-    held, own = _held_out(base, target, queries)
+    held, own = _held_out(base, target, queries, rows)
     k = min(target.k, len(base) - (own is not None))
     if k < 1:
         flat = {"kind": "flat", "recall": 1.0, "ms": 0.0, "cost_us": 0.0, "macs": 0, "scanned": len(base)}
         return {"search": {"kind": "flat"}, "curve": [flat]}
     with one_thread():
-        truth = exact.nearest(held, base.points, k + (own is not None), base.spec.space.metric)
-        limits = _kth(truth, own, k)
+        limits = _limits(base, held, own, k)
         points = list(_points(base, held, own, limits, k))
         if measure or target.max_ms is not None:
             points = [point | {"ms": _milliseconds(base, held, point, k)} for point in points]
     return {"search": _cheapest(points, target, base), "curve": _front(points)}
 
 
-def _held_out(base: Base, target: Target, queries: Any) -> tuple[Floats, Longs | None]:
+def _held_out(base: Base, target: Target, queries: Any, rows: Longs | None) -> tuple[Floats, Longs | None]:
     if queries is not None:
         return np.ascontiguousarray(queries, np.float32), None
-    drawn = rng_for(base.spec.seed, "index", "queries").permutation(len(base))[: target.queries]
-    return np.ascontiguousarray(base.points[drawn], np.float32), drawn.astype(np.int64)
+    if rows is None or not len(rows):
+        rows = rng_for(base.spec.seed, "index", "queries").permutation(len(base))[: target.queries]
+    return np.ascontiguousarray(base.points[rows], np.float32), rows.astype(np.int64)
 
 
-def _kth(truth: tuple[Floats, Longs], own: Longs | None, k: int) -> Floats:
+def _limits(base: Base, held: Floats, own: Longs | None, k: int) -> Floats:
     """(Q,) score of the k-th true neighbour: recall counts rows as near as that, so that ties count for us and against
-    us alike.
+    us alike. By `compare`, as what is found is scored: a row has one score, to the bit, and no slack is needed, which
+    would be all the difference there is between vectors that are short, or much alike.
     """
-    scores, ids = truth
-    if own is None:
-        last: Floats = scores[:, k - 1]
-        return last
-    kept = ids != own[:, None]
-    kept[kept.all(axis=1), -1] = False  # a twin was as near as the row itself, and took its place
-    found: Floats = scores[kept].reshape(len(scores), -1)[:, k - 1]
-    return found
+    metric = base.spec.space.metric
+    _, ids = exact.nearest(held, base.points, k + (own is not None), metric)
+    scores = exact.compare(held, base.points, ids, metric)
+    if own is not None:
+        kept = ids != own[:, None]
+        kept[kept.all(axis=1), -1] = False  # a twin was as near as the row itself, and took its place
+        scores = scores[kept].reshape(len(scores), -1)
+    last: Floats = scores.max(axis=1) if metric == "l2" else scores.min(axis=1)
+    return last
 
 
 def _recalls(scores: Floats, limits: Floats, metric: str) -> Any:
     """(Q,) share of true neighbours among what was found (Q, k)."""
-    slack = SLACK * np.maximum(1, np.abs(limits))[:, None]
-    near = scores <= limits[:, None] + slack if metric == "l2" else scores >= limits[:, None] - slack
+    near = scores <= limits[:, None] if metric == "l2" else scores >= limits[:, None]
     return near.mean(axis=1)
 
 
@@ -95,9 +101,10 @@ def _points(base: Base, held: Floats, own: Longs | None, limits: Floats, k: int)
         if enough[words.margin > 0]:
             continue
         most = max(_shortlists(base.spec, k))
-        wide = replace(words, shortlist=most) if most else words
-        found = _candidates(base, held, wide, max(most, k + 1), own)
+        found = _candidates(base, held, words, max(most, k), own)
         for shortlist in _shortlists(base.spec, k):
+            if words.kind == "graph":  # which walks no further than it was asked for
+                found = _candidates(base, held, words, max(shortlist, k), own)
             scores = _best(base, held, found, shortlist, k)
             recalls = _recalls(scores, limits, base.spec.space.metric)
             yield _point(base, replace(words, shortlist=shortlist), looked, recalls, len(held))
@@ -147,12 +154,12 @@ def _candidates(base: Base, held: Floats, words: Words, many: int, own: Longs | 
 
 def _best(base: Base, held: Floats, ids: Longs, shortlist: int, k: int) -> Floats:
     """(Q, k) exact scores of what a shortlist leaves. Without one, codes have chosen, and their choice is judged."""
-    metric = base.spec.space.metric
     if not shortlist:
         order = np.argsort(ids < 0, axis=1, kind="stable")[:, :k]
-        return exact.compare(held, base.points, np.take_along_axis(ids, order, axis=1), metric)
-    kept = ids[:, : shortlist + 1]
-    return exact.best(exact.compare(held, base.points, kept, metric), kept, k, metric)[0]
+        return exact.compare(
+            held, base.points, np.take_along_axis(ids, order, axis=1), base.spec.space.metric
+        )
+    return base.reranked(held, ids[:, : shortlist + 1], k)[0]
 
 
 def _point(base: Base, words: Words, looked: Sequence[float], recalls: Any, queries: int) -> dict[str, Any]:

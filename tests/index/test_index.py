@@ -34,10 +34,10 @@ from datakit.index.spec import (
     Space,
     Spec,
     Target,
-    from_json,
     settled,
     variant,
 )
+from datakit.index.spec_json import from_json
 from datakit.index.tune import tune
 from datakit.manifest import write_record
 from tests.index.conftest import DIM, ROWS, Cloud, recall
@@ -337,7 +337,7 @@ def test_specs_come_back_from_json_and_wrong_ones_are_named() -> None:
     for value, said in (
         ({"codes": {"knd": "sq8"}}, "unknown key spec.codes.knd; did you mean kind"),
         ({"codes": {"kind": "sq9"}}, "must be one of"),
-        ({"seed": "a"}, "spec.seed='a': must be a number"),
+        ({"seed": "a"}, "spec.seed='a': must be a whole number"),
     ):
         with pytest.raises(ConfigError, match=said):
             from_json(value)

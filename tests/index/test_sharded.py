@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -68,21 +69,24 @@ def test_so_do_other_variants_and_an_empty_file_harms_nobody(name: str, cloud: C
 
 def test_workers_that_are_killed_cost_their_parts_alone(cloud: Cloud, tmp_path: Path) -> None:
     killed: list[int] = []
+    done = threading.Event()
 
     def kill() -> None:
         end = time.monotonic() + 60
-        while len(killed) < 2 and time.monotonic() < end:
+        while len(killed) < 2 and not done.is_set() and time.monotonic() < end:
             for child in multiprocessing.active_children():
                 if child.pid and child.pid not in killed and len(killed) < 2:
                     time.sleep(0.3 * (len(killed) + 1))
-                    os.kill(child.pid, signal.SIGKILL)
-                    killed.append(child.pid)
+                    with contextlib.suppress(ProcessLookupError):  # it was done before
+                        os.kill(child.pid, signal.SIGKILL)
+                        killed.append(child.pid)
             time.sleep(0.01)
 
     killer = threading.Thread(target=kill)
     killer.start()
     paths = cut(cloud, tmp_path / "in", list(range(400, 2900, 400)))
     build_sharded(paths, tmp_path / "out", column="features", spec=SPEC, name="x", workers=2)
+    done.set()
     killer.join()
     assert killed
     assert contents(tmp_path / "out") == make_index(cloud.vectors, cloud.meta, SPEC, name="x")

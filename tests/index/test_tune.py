@@ -1,0 +1,139 @@
+"""What tuning claims holds on queries that it never saw, at any scale of the data, and broken indices claim nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datakit.index import exact, tune
+from datakit.index.base import Base, base_of
+from datakit.index.build import encode, held_rows, merge, sample_rows, train
+from datakit.index.make import make_index
+from datakit.index.opened import Index
+from datakit.index.spec import Basis, Coarse, Codes, Rerank, Space, Spec, Target, settled, variant
+from tests.index.conftest import DIM, ROWS, Cloud
+
+LISTS = Spec(coarse=Coarse(nlist=32), codes=Codes(kind="sq8"), rerank=Rerank(shortlist=20))
+
+
+def built_of(vectors: Any, spec: Spec) -> Base:
+    trained = train(vectors, spec, rows=len(vectors))
+    return base_of(trained, merge(trained, [encode(trained, vectors)]))
+
+
+def dealt(base: Base) -> Base:
+    """Codes of other rows."""
+    return replace(base, points=base.points[np.random.default_rng(0).permutation(len(base))])
+
+
+def of_lists(found: dict[str, Any]) -> list[float]:
+    return [point["recall"] for point in found["curve"] if point["kind"] == "lists"]
+
+
+def recalls(index: Index, queries: Any, k: int = 10, **words: Any) -> Any:
+    """(Q,) share of true neighbours, ties by score, in float64 and without anything of the layer."""
+    points = index.base.axes.points(queries).astype(np.float64)
+    stored = index.base.points.astype(np.float64)
+    if index.base.spec.space.metric == "l2":
+        scores = -((points[:, None] - stored) ** 2).sum(axis=2)
+    else:
+        scores = points @ stored.T
+    limit = np.sort(scores, axis=1)[:, -k][:, None]
+    found = np.take_along_axis(scores, index.search(queries, k=k, **words).rows, axis=1)
+    return (found >= limit - 1e-5 * np.abs(limit)).mean(axis=1)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+@pytest.mark.parametrize("name", ["adanns-ivf", "adanns-ivfpq4fs", "adanns-hnsw"])
+def test_every_point_that_is_claimed_holds_on_unseen_queries(
+    name: str, metric: Any, cloud: Cloud, built: Callable[..., Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "_front", lambda points: points)
+    index = built(variant(name, rows=ROWS, metric=metric))
+    claimed = [point for point in index.about["curve"] if point["kind"] != "flat"]
+    assert len(claimed) >= 5
+    for point in claimed[:: max(1, len(claimed) // 8)]:
+        words = {name: point[name] for name in ("nprobe", "margin", "ef", "shortlist") if name in point}
+        held = recalls(index, cloud.queries, **words)
+        error = np.hypot(point["error"], held.std() / len(held) ** 0.5) + 0.002
+        assert point["recall"] - held.mean() < 3.5 * error, words
+
+
+def test_tuning_asks_with_rows_that_nothing_was_learned_from() -> None:
+    for rows in (10, 999, 5_000, 100_000):
+        spec = settled(variant("adanns-ivf", rows=rows), rows=rows, dim=DIM)
+        held, sample = held_rows(rows, spec), sample_rows(rows, spec)
+        assert not set(held) & set(sample) and len(held) == min(spec.target.queries, rows // 20)
+        assert len(sample) == min(rows - len(held), max(65_536, 60 * spec.coarse.nlist))
+    assert not len(held_rows(5000, Spec(structure="flat")))
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_short_and_long_vectors_are_judged_alike(metric: Any, scale: float, cloud: Cloud) -> None:
+    sound = built_of(cloud.vectors * np.float32(scale), replace(LISTS, space=Space(metric=metric)))
+    assert max(of_lists(tune.tune(sound))) > 0.98
+    found = tune.tune(dealt(sound))
+    assert found["search"] == {"kind": "flat"} and max(of_lists(found)) < 0.2
+
+
+def test_vectors_that_are_much_alike_are_told_apart(cloud: Cloud) -> None:
+    sound = built_of(cloud.vectors + np.float32(100), LISTS)  # all within a hundredth of a degree
+    assert tune.tune(dealt(sound))["search"] == {"kind": "flat"}
+
+
+def test_rows_as_near_as_the_last_true_neighbour_count(cloud: Cloud) -> None:
+    twins = np.repeat(
+        cloud.vectors[:100], 30, axis=0
+    )  # k=10 of 30 equal ones: which of them is nobody's fault
+    found = tune.tune(built_of(twins, LISTS))
+    assert found["search"]["kind"] == "lists" and max(of_lists(found)) == 1.0
+    assert tune.tune(dealt(built_of(twins, LISTS)))["search"] == {"kind": "flat"}
+
+
+def test_a_funnel_that_loses_neighbours_is_not_claimed_to_keep_them(cloud: Cloud) -> None:
+    spec = replace(LISTS, basis=Basis(kind="raw"), rerank=Rerank(shortlist=200))
+    assert max(of_lists(tune.tune(built_of(cloud.vectors, spec)))) > 0.98
+    narrow = replace(spec, rerank=Rerank(shortlist=200, funnel=((1, 10),)))
+    assert tune.tune(built_of(cloud.vectors, narrow))["search"] == {"kind": "flat"}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 11, 40])
+def test_few_rows_are_tuned_to_flat_search(rows: int, cloud: Cloud) -> None:
+    for name in ("flat", "ivf", "adanns-ivf", "adanns-hnsw"):
+        found = tune.tune(built_of(cloud.vectors[:rows], variant(name, rows=rows)))
+        assert found["search"]["kind"] == "flat" and found["curve"][-1]["recall"] == 1.0
+
+
+def test_what_is_asked_of_time_is_measured(cloud: Cloud) -> None:
+    base = built_of(cloud.vectors, LISTS)
+    found = tune.tune(base, target=Target(recall=0.9, max_ms=10_000.0))
+    assert all(point["ms"] > 0 for point in found["curve"]) and found["search"]
+    assert "ms" not in tune.tune(base)["curve"][0], "no clock: the same on every machine"
+
+
+def test_queries_may_be_given_and_need_not_be_rows(cloud: Cloud) -> None:
+    base = built_of(cloud.vectors, LISTS)
+    found = tune.tune(base, queries=base.axes.points(cloud.queries))
+    assert max(of_lists(found)) > 0.95
+    far = np.random.default_rng(1).standard_normal((100, DIM)).astype(np.float32)
+    assert max(of_lists(tune.tune(base, queries=base.axes.points(far)))) < max(of_lists(found))
+
+
+def test_a_score_is_the_same_whatever_it_is_compared_beside(cloud: Cloud) -> None:
+    for stored in (cloud.vectors, cloud.vectors.astype(np.float16)):
+        for metric in ("ip", "l2"):
+            rows = np.arange(300)[None].repeat(3, axis=0)
+            whole = exact.compare(cloud.queries[:3], stored, rows, metric)
+            for start, stop in ((0, 1), (3, 10), (77, 300)):
+                part = exact.compare(cloud.queries[:3], stored, rows[:, start:stop], metric)
+                assert (part == whole[:, start:stop]).all()
+
+
+def test_tuned_twice_it_is_tuned_alike(cloud: Cloud) -> None:
+    spec = variant("adanns-ivfpq4fs", rows=ROWS)
+    assert make_index(cloud.vectors, cloud.meta, spec) == make_index(cloud.vectors, cloud.meta, spec)

@@ -82,7 +82,7 @@ class Target:
     k: int = 10
     max_ms: float | None = None
     max_bytes: int | None = None
-    queries: int = 256
+    queries: int = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +156,13 @@ def variant(name: str, *, rows: int, metric: Metric = "cosine", **parts: Any) ->
 def settled(spec: Spec, *, rows: int, dim: int) -> Spec:
     """The spec with every dim and count that was left open, for `rows` vectors of `dim`. Raises ConfigError.
 
-    Lists: the power of two next to 2 √rows, and no more than train with 39 vectors each (faiss's least). d_s: half
-    of the dims and d_c half of that where the basis is ours to choose, all of them where it is raw.
+    Lists: the power of two next to 2 √rows, and no more than train with 39 vectors each (faiss's least). d_c: a fourth
+    of the dims; d_s: half of those that training nested, a third of PCA's; all of them where the basis is raw.
     """
     if rows < 1 or dim < 1:
         raise ConfigError(f"an index needs vectors: {rows} of {dim} dims were given")
     whole = spec.basis.kind == "raw" or dim < 32
-    d_s = spec.codes.dims or (dim if whole or spec.codes.kind == "nested" else dim // 2)
+    d_s = spec.codes.dims or (dim if whole or spec.codes.kind == "nested" else _kept_dims(spec, dim))
     step = {"pq4fs": 2, "panorama": PANORAMA_LEVELS}.get(spec.codes.kind, 1)
     d_s -= d_s % step if d_s > step and not spec.codes.dims else 0
     d_c = spec.coarse.dims or (dim if whole else max(16, dim // 4))
@@ -173,6 +173,12 @@ def settled(spec: Spec, *, rows: int, dim: int) -> Spec:
     found = replace(spec, coarse=replace(spec.coarse, dims=d_c, nlist=lists), codes=codes)
     check(found, rows=rows, dim=dim)
     return found
+
+
+def _kept_dims(spec: Spec, dim: int) -> int:
+    """Dims that codes keep: measured best at 200,000 rows of 256 and 768 dims (tools/bench_index.py)."""
+    most = dim // 2 if spec.basis.kind == "mrl" else max(dim // 3, min(dim // 2, 128))
+    return most // 32 * 32 if most >= 64 else most
 
 
 def _code_bytes(codes: Codes, d_s: int) -> int:

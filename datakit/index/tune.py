@@ -22,7 +22,8 @@ from datakit.index.plan import Words, flat_cost, graph_cost, lists_cost, multipl
 from datakit.index.spec import Spec, Target
 from datakit.rng import rng_for
 
-SHORTLISTS = (0.5, 1, 2, 3)  # times that of the spec
+SHORTLISTS = (0.3, 0.5, 1, 2, 3)  # times that of the spec
+ENOUGH = 0.99  # recall beyond which nothing more costly is tried, unless the target is higher
 CONFIDENCE = 1.0  # standard errors that a setting's recall must lie above the target
 
 
@@ -49,7 +50,7 @@ def tune(
         return {"search": {"kind": "flat"}, "curve": [flat]}
     with one_thread():
         limits = _limits(base, held, own, k)
-        points = list(_points(base, held, own, limits, k))
+        points = list(_points(base, held, own, limits, replace(target, k=k)))
         if measure or target.max_ms is not None:
             points = [point | {"ms": _milliseconds(base, held, point, k)} for point in points]
     return {"search": _cheapest(points, target, base), "curve": _front(points)}
@@ -85,8 +86,10 @@ def _recalls(scores: Floats, limits: Floats, metric: str) -> Any:
     return near.mean(axis=1)
 
 
-def _points(base: Base, held: Floats, own: Longs | None, limits: Floats, k: int) -> Iterator[dict[str, Any]]:
-    dim = base.points.shape[1]
+def _points(
+    base: Base, held: Floats, own: Longs | None, limits: Floats, target: Target
+) -> Iterator[dict[str, Any]]:
+    dim, k = base.points.shape[1], target.k
     yield {
         "kind": "flat",
         "recall": 1.0,
@@ -95,7 +98,10 @@ def _points(base: Base, held: Floats, own: Longs | None, limits: Floats, k: int)
         "macs": len(base) * dim,
         "scanned": len(base),
     }
+    enough = {False: False, True: False}  # with a margin, without
     for words, *looked in _settings(base, held):
+        if enough[words.margin > 0]:
+            continue
         most = max(_shortlists(base.spec, k))
         found = _candidates(base, held, words, max(most, k), own)
         for shortlist in _shortlists(base.spec, k):
@@ -104,6 +110,7 @@ def _points(base: Base, held: Floats, own: Longs | None, limits: Floats, k: int)
             scores = _best(base, held, found, shortlist, k)
             recalls = _recalls(scores, limits, base.spec.space.metric)
             yield _point(base, replace(words, shortlist=shortlist), looked, recalls, len(held))
+        enough[words.margin > 0] = bool(recalls.mean() > max(ENOUGH, target.recall + 0.005))
 
 
 def _settings(base: Base, held: Floats) -> Iterator[tuple[Words, float, float]]:
@@ -114,7 +121,7 @@ def _settings(base: Base, held: Floats) -> Iterator[tuple[Words, float, float]]:
         for ef in (16, 32, 64, 128, 256, 512):
             yield Words(kind="graph", ef=ef), float(ef * base.spec.graph.links), 0.0
         return
-    steps = range(4 * base.nlist.bit_length())
+    steps = range(4 * base.nlist.bit_length())  # of a fourth of an octave
     scores = list_nearness(base.axes.for_lists(held), base.centroids, base.spec.space.metric)
     order = nearest_lists(scores, base.nlist)
     falling, sizes = np.take_along_axis(scores, order, axis=1), base.sizes[order]

@@ -124,6 +124,20 @@ VARIANTS: dict[str, Spec] = {
 }
 """The searches of the field by name. `auto`: flat where few vectors are, else adanns-ivfpq4fs."""
 
+LEAST: dict[str, float] = {
+    "basis.train_rows": 1,
+    "coarse.nlist": 1,
+    "coarse.iterations": 1,
+    "coarse.points_per_list": 1,
+    "codes.bytes": 1,
+    "graph.links": 2,  # of one link faiss takes the inverse of a logarithm
+    "graph.ef_construction": 1,
+    "rerank.shortlist": 0,
+    "target.max_ms": 0,
+    "target.max_bytes": 1,
+    "target.queries": 1,
+}
+
 
 def variant(name: str, *, rows: int, metric: Metric = "cosine", **parts: Any) -> Spec:
     """The spec called `name` for so many rows; `parts` replace whole parts of it. Raises ConfigError."""
@@ -154,7 +168,7 @@ def settled(spec: Spec, *, rows: int, dim: int) -> Spec:
     d_c = spec.coarse.dims or (dim if whole else max(16, dim // 4))
     lists = spec.coarse.nlist or 2 ** max(0, round(math.log2(2 * rows**0.5)))
     # Few vectors a list: k-means would only learn them by heart.
-    lists = max(1, min(lists, rows // 39 or 1))
+    lists = min(lists, rows // 39 or 1)
     codes = replace(spec.codes, dims=d_s, bytes=_code_bytes(spec.codes, d_s))
     found = replace(spec, coarse=replace(spec.coarse, dims=d_c, nlist=lists), codes=codes)
     check(found, rows=rows, dim=dim)
@@ -176,8 +190,8 @@ def _code_bytes(codes: Codes, d_s: int) -> int:
         return (d_s + 7) // 8 + 8
     if codes.bytes:
         return codes.bytes
-    shared = 4 if codes.kind == "pq4fs" else 8
-    return max(1, next((d_s // step for step in range(shared, d_s + 1) if d_s % step == 0), 1))
+    steps = range(4, d_s + 1, 2) if codes.kind == "pq4fs" else range(8, d_s + 1)  # dims of a byte
+    return next((d_s // step for step in steps if d_s % step == 0), 1)
 
 
 def check(spec: Spec, *, rows: int, dim: int) -> None:
@@ -185,6 +199,11 @@ def check(spec: Spec, *, rows: int, dim: int) -> None:
     for name, dims in (("coarse.dims", spec.coarse.dims), ("codes.dims", spec.codes.dims)):
         if not 1 <= dims <= dim:
             raise ConfigError(f"{name}={dims}: the vectors have {dim}")
+    for name, least in LEAST.items():
+        part, _, word = name.partition(".")
+        value = getattr(getattr(spec, part), word)
+        if value is not None and value < least:
+            raise ConfigError(f"{name}={value}: must be {least} or more")
     parts = spec.codes.bytes * (2 if spec.codes.kind == "pq4fs" else 1)
     if spec.codes.kind in ("pq4fs", "pq8") and spec.structure == "ivf" and spec.codes.dims % parts:
         raise ConfigError(

@@ -52,7 +52,7 @@ def tune(
         return {"search": {"kind": "flat"}, "curve": [flat]}
     with one_thread():
         limits = _limits(base, held, own, k)
-        points = list(_points(base, held, own, limits, k))
+        points = list(_points(base, held, own, limits, replace(target, k=k)))
         if measure or target.max_ms is not None:
             points = [point | {"ms": _milliseconds(base, held, point, k)} for point in points]
     return {"search": _cheapest(points, target, base), "curve": _front(points)}
@@ -88,8 +88,10 @@ def _recalls(scores: Floats, limits: Floats, metric: str) -> Any:
     return near.mean(axis=1)
 
 
-def _points(base: Base, held: Floats, own: Longs | None, limits: Floats, k: int) -> Iterator[dict[str, Any]]:
-    dim = base.points.shape[1]
+def _points(
+    base: Base, held: Floats, own: Longs | None, limits: Floats, target: Target
+) -> Iterator[dict[str, Any]]:
+    dim, k = base.points.shape[1], target.k
     yield {
         "kind": "flat",
         "recall": 1.0,
@@ -110,7 +112,7 @@ def _points(base: Base, held: Floats, own: Longs | None, limits: Floats, k: int)
             scores = _best(base, held, found, shortlist, k)
             recalls = _recalls(scores, limits, base.spec.space.metric)
             yield _point(base, replace(words, shortlist=shortlist), looked, recalls, len(held))
-        enough[words.margin > 0] = bool(recalls.mean() > max(ENOUGH, base.spec.target.recall + 0.005))
+        enough[words.margin > 0] = bool(recalls.mean() > max(ENOUGH, target.recall + 0.005))
 
 
 def _settings(base: Base, held: Floats) -> Iterator[tuple[Words, float, float]]:

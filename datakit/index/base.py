@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from datakit.errors import ConfigError, StoreError
+from datakit.errors import ConfigError
 from datakit.index import codes as lists_of_codes
 from datakit.index import exact, folder
 from datakit.index.arrays import Bools, Floats, Longs
@@ -20,10 +21,11 @@ from datakit.index.coarse import list_nearness, nearest_lists, within
 from datakit.index.graph import walk
 from datakit.index.nested import scan_nested
 from datakit.index.plan import Words
+from datakit.index.sound import check_fit, spec_of_about
 from datakit.index.spec import Spec
-from datakit.index.spec_json import from_json
 from datakit.index.torch_search import OnDevice
 
+LEARNED = ("center", "coarse", "codes", "centroids", "means", "ends", "empty", "held")  # arrays of axes.npz
 QUERIES = 512  # searched at once: what a chunk needs of memory stays small, whatever is asked
 
 
@@ -145,49 +147,38 @@ def stores_half(spec: Spec) -> bool:
 def open_base(place: Path, about: Mapping[str, Any]) -> Base:
     """The base segment of an index. Raises StoreError naming the file that is damaged, or fits no other."""
     names = about["base"]
-    try:
-        spec = from_json(about["spec"])
-    except ConfigError as problem:
-        raise StoreError(f"{place / folder.ABOUT}: {problem}") from problem
-    arrays = folder.read_arrays(folder.checked(place, names["axes"], about))
-    table = folder.read_mapped(folder.checked(place, names["vectors"], about))
-    dim = int(about["dim"])
-    axes = Axes(
-        metric=spec.space.metric,
-        d_c=spec.coarse.dims or dim,
-        d_s=spec.codes.dims or dim,
-        nested=bool(about["nested"]),
-        **{name: arrays[name] for name in ("center", "coarse", "codes")},
-    )
+    spec, arrays = learned(place, about)
     found: dict[str, Any] = {}
     for name, read in (("lists", folder.read_lists), ("graph", folder.read_lists)):
         if name in names:
             found[name] = read(folder.checked(place, names[name], about))
+    axes = axes_of(spec, arrays, about)
     if "nested" in names:
-        column = folder.read_mapped(folder.checked(place, names["nested"], about))[folder.VECTOR]
-        found["nested"] = folder.matrix_of(column, axes.d_s)
+        found["nested"] = folder.read_matrix(folder.checked(place, names["nested"], about), axes.d_s)
     base = Base(
         spec=spec,
         axes=axes,
-        points=folder.matrix_of(table[folder.VECTOR], dim),
+        points=folder.read_matrix(folder.checked(place, names["vectors"], about), about["dim"]),
         centroids=arrays["centroids"],
         means=arrays["means"],
         ends=arrays["ends"],
         **found,
     )
-    _fit(base, place, about)
+    check_fit(base, place, about)
     return base
 
 
-def _fit(base: Base, place: Path, about: Mapping[str, Any]) -> None:
-    """Files that are whole can still be of two indices."""
-    rows = {"vectors": len(base.points), "lists that end": int(base.ends[-1]) if len(base.ends) else 0}
-    if base.lists is not None:
-        rows["codes"] = base.lists.ntotal
-    if base.graph is not None:
-        rows["the graph"] = base.graph.ntotal
-    for what, count in rows.items():
-        if count != about["rows"]:
-            raise StoreError(f"{place}: {count} rows in {what} and {about['rows']} in {folder.ABOUT}")
-    if base.lists is not None and (base.lists.nlist, base.lists.d) != base.means.shape:
-        raise StoreError(f"{place}: {about['base']['lists']} has other lists than {about['base']['axes']}")
+def learned(place: Path, about: Mapping[str, Any]) -> tuple[Spec, dict[str, NDArray[Any]]]:
+    """What was learned, of the folder of an index: its spec, and arrays by name. Raises StoreError naming the file."""
+    spec = spec_of_about(place / folder.ABOUT, about)
+    return spec, folder.read_arrays(folder.checked(place, about["base"]["axes"], about), LEARNED)
+
+
+def axes_of(spec: Spec, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> Axes:
+    return Axes(
+        metric=spec.space.metric,
+        d_c=spec.coarse.dims or about["dim"],
+        d_s=spec.codes.dims or about["dim"],
+        nested=about["nested"],
+        **{name: arrays[name] for name in ("center", "coarse", "codes")},
+    )

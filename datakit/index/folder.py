@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+import threading
+import zipfile
+import zlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,21 @@ from datakit.errors import StoreError
 from datakit.manifest import read_record, write_bytes
 from datakit.store.contents import canonical
 
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    MemoryError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+    pa.ArrowException,
+)  # what numpy and Arrow raise of a file that is none of theirs
+FAISS_LIMIT = 1 << 40  # bytes of a vector of faiss's, as it comes
+_READING = threading.Lock()
 FORMAT = "datakit-index-1"
 ABOUT = "index.json"
 VECTOR = "vector"
@@ -109,24 +127,61 @@ def _digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as found:
-        return {name: found[name] for name in found.files}
+def read_arrays(path: Path, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """These arrays of an .npz. Raises StoreError naming the file for one that lacks them."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            if any(member.compress_size != member.file_size for member in found.zip.infolist()):
+                raise ValueError("its members are compressed, which ours are not")
+            return {name: found[name] for name in names}
+    except UNREADABLE as problem:
+        raise StoreError(
+            f"{path} does not hold what was learned: {problem}; build the index again"
+        ) from problem
 
 
-def read_mapped(path: Path) -> pa.Table:
-    """An Arrow file of ours, mapped: bytes come from disk when they are looked at."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+def read_longs(path: Path, below: int) -> NDArray[np.int64]:
+    """Numbers of rows, of an .npy. Raises StoreError naming the file where they are none, or not `below` so many."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except UNREADABLE as problem:
+        raise StoreError(f"{path} holds no numbers of rows: {problem}; build the index again") from problem
+    plain = isinstance(found, np.ndarray) and found.dtype == np.int64 and found.ndim == 1
+    if not plain or (len(found) and not 0 <= found.min() <= found.max() < below):
+        raise StoreError(f"{path} holds no numbers of {below} rows; build the index again")
+    longs: NDArray[np.int64] = found
+    return longs
 
 
-def matrix_of(column: pa.ChunkedArray, dim: int) -> NDArray[Any]:
-    """(N, dim) over the memory of a column of fixed-size lists, not copied."""
-    if column.num_chunks == 0 or len(column) == 0:
+def read_mapped(path: Path, *, full: bool = False) -> pa.Table:
+    """An Arrow file of ours, mapped: bytes come from disk when they are looked at. full: text and lists are, now.
+
+    Raises StoreError naming the file. Arrow believes offsets: damaged ones would be followed beyond its end.
+    """
+    try:
+        found = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        found.validate(full=full)
+    except UNREADABLE as problem:
+        raise StoreError(f"{path} is not a sound Arrow file: {problem}; build the index again") from problem
+    return found
+
+
+def read_matrix(path: Path, dim: int, table: pa.Table | None = None) -> NDArray[Any]:
+    """(N, dim) float32 or float16 over the memory of a file's column `vector`, not copied. table: of that file, read.
+
+    Raises StoreError naming the file where there are none of that length.
+    """
+    table = read_mapped(path) if table is None else table
+    kinds = [pa.list_(number, dim) for number in (pa.float32(), pa.float16())]
+    column = table[VECTOR] if table.column_names.count(VECTOR) == 1 else None
+    if column is None or column.type not in kinds or column.null_count or column.num_chunks > 1:
+        raise StoreError(f"{path} holds no vectors of {dim} numbers in one piece; build the index again")
+    if not len(column):
         return np.empty((0, dim), column.type.value_type.to_pandas_dtype())
-    if column.num_chunks > 1:
-        raise StoreError("vectors lie in more than one batch")
-    chunk = column.chunk(0)
-    found: NDArray[Any] = chunk.flatten().to_numpy(zero_copy_only=True).reshape(len(chunk), dim)
+    values = column.chunk(0).flatten()
+    if values.null_count:
+        raise StoreError(f"{path}: numbers are missing in its vectors; build the index again")
+    found: NDArray[Any] = values.to_numpy(zero_copy_only=True).reshape(-1, dim)
     return found
 
 
@@ -134,10 +189,18 @@ def read_lists(path: Path) -> Any:
     """faiss's lists, of a file that `checked` let through. Raises StoreError naming it for what faiss cannot read."""
     import faiss
 
-    try:
-        return faiss.read_index(str(path))
-    except RuntimeError as problem:
-        raise StoreError(f"{path} is nothing that faiss {faiss.__version__} reads: {problem}") from problem
+    limit = getattr(faiss, "set_deserialization_vector_byte_limit", lambda size: None)
+    with _READING:  # the limit is the process's
+        # No part of a file is longer than it, but faiss makes tables of it: for pq8 up to 26 times its bytes.
+        limit(32 * path.stat().st_size + (64 << 20))
+        try:
+            return faiss.read_index(str(path))
+        except (RuntimeError, MemoryError) as problem:
+            raise StoreError(
+                f"{path} is nothing that faiss {faiss.__version__} reads: {problem}"
+            ) from problem
+        finally:
+            limit(FAISS_LIMIT)
 
 
 def lists_of(data: bytes) -> Any:

@@ -39,9 +39,11 @@ def make_index(
     ready = settled(spec, rows=len(vectors), dim=vectors.shape[1])
     trained = train(vectors[sample_rows(len(vectors), ready)], spec, rows=len(vectors))
     merged = merge(trained, [encode(trained, vectors)])
-    rows = np.flatnonzero(np.isin(merged.order, held_rows(len(vectors), ready)))
-    found = tune(base_of(trained, merged), rows=rows) if tuning else None
-    return index_files(trained, merged, meta, name=name, encoders=encoders, pairing=pairing, tuned=found)
+    held = np.flatnonzero(np.isin(merged.order, held_rows(len(vectors), ready)))
+    found = tune(base_of(trained, merged), rows=held) if tuning else None
+    return index_files(
+        trained, merged, meta, name=name, encoders=encoders, pairing=pairing, tuned=found, held=held
+    )
 
 
 def _refuse_zero(vectors: Floats, meta: pa.Table, spec: Spec) -> None:

@@ -24,6 +24,7 @@ from datakit.index.base import Base, open_base
 from datakit.index.choose import chosen_words
 from datakit.index.pack import KEY
 from datakit.index.plan import Words
+from datakit.index.rows import read_rows
 from datakit.index.torch_search import OnDevice, device_of
 from datakit.index.where import matches
 
@@ -65,23 +66,18 @@ def open_index(place: str | os.PathLike[str], *, device: str = "cpu") -> Index:
     device: auto, cpu, cuda or cuda:N. On CUDA all rows are compared there, exactly; the plan says where.
     """
     path, there = Path(place), device_of(device)
-    about = folder.read_about(path)
-    base = open_base(path, about)
+    while True:
+        about = folder.read_about(path)
+        try:
+            base, rows = open_base(path, about), read_rows(path, about)
+            break
+        except StoreError:
+            if folder.read_about(path) == about:
+                raise
+            # upkeep has put another index in its place meanwhile, and taken away files of the one before
     if there != "cpu":
         base = replace(base, device=OnDevice(base.points, base.spec.space.metric, there))
-    meta = folder.read_mapped(folder.checked(path, about["base"]["meta"], about))
-    dim, pieces = int(about["dim"]), []
-    for name in about["deltas"]:
-        delta = folder.read_mapped(folder.checked(path, name, about))
-        pieces.append(folder.matrix_of(delta[folder.VECTOR], dim))
-        meta = pa.concat_tables([meta, delta.drop_columns([folder.VECTOR])])
-    added = np.concatenate(pieces) if pieces else np.empty((0, dim), np.float32)
-    live = np.ones(len(base) + len(added), dtype=bool)
-    if about["deleted"]:
-        live[np.load(folder.checked(path, about["deleted"], about), allow_pickle=False)] = False
-    if meta.num_rows != len(live):
-        raise StoreError(f"{path}: {meta.num_rows} rows of metadata and {len(live)} vectors")
-    return Index(path=path, about=about, base=base, added=added, meta=meta.combine_chunks(), live=live)
+    return Index(path=path, about=about, base=base, added=rows.added, meta=rows.meta, live=rows.live)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,7 +87,7 @@ class Index:
     path: Path
     about: Mapping[str, Any]
     base: Base
-    added: Floats
+    added: exact.Stored
     meta: pa.Table
     live: Bools
 
@@ -141,7 +137,9 @@ class Index:
         return points + center if len(center) else points
 
     def points(self, rows: Longs) -> Floats:
-        """float32 (n, dim) as they are compared: centred, of length one under cosine."""
+        """float32 (n, dim) as they are compared: centred, of length one under cosine. ConfigError for no row of these."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.live):
+            raise ConfigError(f"rows go from 0 to {len(self.live) - 1}, not {rows.min()} to {rows.max()}")
         found = np.empty((len(rows), self.dim), np.float32)
         old = rows < len(self.base)
         found[old] = self.base.points[rows[old]]
@@ -188,7 +186,10 @@ class Index:
         if not where and not len(not_rows) and self._count == len(self.live):
             return None, len(self.live)
         mask = self.live & matches(self.meta, where) if where else self.live.copy()
-        mask[np.asarray(not_rows, np.int64)] = False
+        left_out = np.asarray(not_rows, np.int64)
+        if len(left_out) and left_out.max() >= len(mask):
+            raise ConfigError(f"not_rows: the index has no row {left_out.max()}")
+        mask[left_out[left_out >= 0]] = False  # -1 is where hits were fewer
         return mask, int(mask.sum())
 
     def _found(self, points: Floats, k: int, asked: Words, allowed: Bools | None, matching: int) -> Hits:

@@ -12,6 +12,7 @@ import xxhash
 
 from datakit.errors import ConfigError
 from datakit.index import folder
+from datakit.index.arrays import Longs, longs
 from datakit.index.base import stores_half
 from datakit.index.build import Merged, Trained
 
@@ -37,14 +38,18 @@ def checked_meta(meta: pa.Table, rows: int) -> pa.Table:
     twice = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
         raise ConfigError(f"key {twice[0].as_py()['values']} is there twice; keys are unique in an index")
+    if folder.VECTOR in meta.column_names:
+        raise ConfigError(f"metadata may have no column {folder.VECTOR}: the index keeps its vectors so")
     others = [name for name in meta.column_names if name != KEY]
+    if len(set(others)) < len(others):
+        raise ConfigError(f"metadata has a column twice, out of {', '.join(others)}")
     return pa.table({KEY: keys, **{name: meta[name] for name in others}})
 
 
 def base_files(
-    trained: Trained, merged: Merged, meta: pa.Table, generation: int = 0
+    trained: Trained, merged: Merged, meta: pa.Table, *, generation: int = 0, held: Longs | None = None
 ) -> tuple[dict[str, bytes], dict[str, str]]:
-    """(file → bytes, part → file) of a base segment; `meta` in the order of the data."""
+    """(file → bytes, part → file) of a base segment; `meta` in the order of the data. held: see `index_files`."""
     points = merged.points.astype(np.float16) if stores_half(trained.spec) else merged.points
     learned: dict[str, Any] = {
         **trained.axes.arrays(),
@@ -52,6 +57,7 @@ def base_files(
         "means": trained.means,
         "ends": merged.ends,
         "empty": np.frombuffer(trained.empty, np.uint8),
+        "held": np.empty(0, np.int64) if held is None else longs(held),
     }
     parts: dict[str, tuple[str, bytes]] = {
         "axes": ("npz", folder.arrays_bytes(learned)),
@@ -77,14 +83,17 @@ def index_files(
     encoders: Mapping[str, Mapping[str, str]] | None = None,
     pairing: Mapping[str, str] | None = None,
     tuned: Mapping[str, Any] | None = None,
+    held: Longs | None = None,
+    generation: int = 0,
 ) -> dict[str, bytes]:
     """All files of a new index, `index.json` among them. Raises ConfigError for metadata that do not fit.
 
     meta: a row for each vector, in the order of the data: `key` and what filters may ask. encoders: `image` and
     `text`, each with name and weights, as far as queries can be made so. pairing: digests of the store it stands over.
+    held: rows of the merged index that nothing was learned from, for tuning it anew.
     """
     meta = checked_meta(meta, len(merged.order))
-    files, named = base_files(trained, merged, meta)
+    files, named = base_files(trained, merged, meta, generation=generation, held=held)
     about: dict[str, Any] = {
         "format": folder.FORMAT,
         "name": name,
@@ -95,7 +104,7 @@ def index_files(
         "encoders": {kind: dict(one) for kind, one in (encoders or {}).items()},
         "pairing": {"keys": keys_digest(meta[KEY]), **(pairing or {})},
         "base": named,
-        "generation": 0,
+        "generation": generation,
         "deltas": [],
         "deleted": None,
         "search": {},

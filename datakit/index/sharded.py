@@ -38,6 +38,7 @@ from datakit.index.tune import tune
 from datakit.manifest import read_record, write_bytes, write_record
 
 PLAN, TRAINED = "plan.json", "trained.npz"
+LEARNED = ("center", "coarse", "codes", "centroids", "means", "empty", "nested")  # arrays of the latter
 TRIES = 5  # times that a pool whose workers died is begun anew
 ROWS = "row"
 
@@ -120,7 +121,7 @@ def _learn(base: Path, plan: Mapping[str, Any]) -> None:
 
 def read_trained(base: Path, plan: Mapping[str, Any]) -> Trained:
     """What was learned, as any job finds it."""
-    spec, arrays = from_json(plan["spec"]), folder.read_arrays(base / TRAINED)
+    spec, arrays = from_json(plan["spec"]), folder.read_arrays(base / TRAINED, LEARNED)
     d_c, d_s = (spec.coarse.dims, spec.codes.dims) if spec.structure != "flat" else (plan["dim"], plan["dim"])
     axes = Axes(
         metric=spec.space.metric,
@@ -220,14 +221,16 @@ def _assemble(
     points = np.lib.format.open_memmap(
         base / "points.npy", mode="w+", dtype=np.float32, shape=(len(order), plan["dim"])
     )
-    _shuffle(points, [folder.matrix_of(part[folder.VECTOR], plan["dim"]) for part in parts], order)
+    _shuffle(points, [_matrix(part[folder.VECTOR], plan["dim"]) for part in parts], order)
     merged = Merged(order=numbers[order], points=points, ends=ends)
     with one_thread():
         merged = _filled(trained, merged, parts, assigned, order)
     meta = pa.concat_tables(_metas(base, len(parts)))
     held = np.flatnonzero(np.isin(merged.order, held_rows(plan["rows"], trained.spec)))
     found = tune(base_of(trained, merged), rows=held)
-    folder.write_files(place, index_files(trained, merged, meta, name=name, encoders=encoders, tuned=found))
+    folder.write_files(
+        place, index_files(trained, merged, meta, name=name, encoders=encoders, tuned=found, held=held)
+    )
     del points, merged
     (base / "points.npy").unlink()
 
@@ -241,7 +244,14 @@ def _filled(
 
 
 def _codes(part: pa.Table, width: int) -> Any:
-    return folder.matrix_of(part["code"], width) if width else np.empty((part.num_rows, 0), np.uint8)
+    return _matrix(part["code"], width) if width else np.empty((part.num_rows, 0), np.uint8)
+
+
+def _matrix(column: pa.ChunkedArray, width: int) -> Any:
+    """(N, width) over the memory of a part's column of fixed-size lists, not copied: its digest was compared."""
+    if not len(column):
+        return np.empty((0, width), column.type.value_type.to_pandas_dtype())
+    return column.chunk(0).flatten().to_numpy(zero_copy_only=True).reshape(-1, width)
 
 
 def _shuffle(points: Floats, parts: Sequence[Any], order: Longs, block: int = 65_536) -> None:

@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 
 from datakit.index import folder
 from datakit.index.base import base_of
-from datakit.index.build import encode, merge, sample_rows, train
+from datakit.index.build import encode, held_rows, merge, sample_rows, train
 from datakit.index.opened import Index, open_index
 from datakit.index.pack import index_files
 from datakit.index.spec import Basis, Spec, Target, settled, variant
@@ -151,7 +151,8 @@ def build_ours(found: VectorSet, spec: Spec, place: Path) -> tuple[Index, dict[s
     trained = train(sample, spec, rows=len(rows))
     merged = merge(trained, [encode(trained, rows)])
     built = cpu()
-    tuned = tune(base_of(trained, merged))
+    held = np.flatnonzero(np.isin(merged.order, held_rows(len(rows), trained.spec)))
+    tuned = tune(base_of(trained, merged), rows=held)
     took = {"build_cpu_s": built - started, "tune_cpu_s": cpu() - built}
     nearness = np.argsort(
         np.argsort(rows @ rows[0])

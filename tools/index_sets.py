@@ -72,7 +72,7 @@ def wordnet_texts(wanted: int, folder: Path = WORDNET) -> tuple[list[str], NDArr
     named: dict[str, int] = {}
     for part in ("noun", "verb", "adj", "adv"):
         for line in (folder / f"data.{part}").read_text(encoding="latin-1").splitlines():
-            if line.startswith(" "):
+            if not line or line.startswith(" "):  # the licence stands first
                 continue
             head, _, gloss = line.partition(" | ")
             fields = head.split()

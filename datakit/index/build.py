@@ -10,6 +10,7 @@ parts gives the bytes of one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,14 +163,11 @@ def merge(trained: Trained, parts: Sequence[Part]) -> Merged:
     nlist = max(1, len(trained.centroids))
     found = Merged(order=order, points=points, ends=np.searchsorted(assigned, np.arange(nlist), side="right"))
     with one_thread():
-        return _structured(trained, found, assigned, codes, order)
+        return structured(trained, found, assigned, codes[order])
 
 
-def _structured(trained: Trained, found: Merged, assigned: Longs, codes: Bytes, order: Longs) -> Merged:
-    import dataclasses
-
-    import faiss
-
+def structured(trained: Trained, found: Merged, assigned: Longs, codes: Bytes) -> Merged:
+    """What searches the merged points: lists filled with their codes, a graph, or nothing. All in the merged order."""
     spec = trained.spec
     if spec.structure == "hnsw":
         return dataclasses.replace(found, graph=build_graph(trained.axes.for_codes(found.points), spec))
@@ -177,7 +175,9 @@ def _structured(trained: Trained, found: Merged, assigned: Longs, codes: Bytes, 
         return found
     if spec.codes.kind == "nested":
         return dataclasses.replace(found, nested=in_blocks(trained.axes.for_codes, found.points))
+    import faiss
+
     lists = trained.lists()
-    lists_of_codes.fill(lists, assigned, codes[order])
+    lists_of_codes.fill(lists, assigned, codes)
     filled = faiss.serialize_index(lists_of_codes.packed(lists, spec.codes.kind)).tobytes()
     return dataclasses.replace(found, lists=filled)

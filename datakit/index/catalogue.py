@@ -19,7 +19,7 @@ import numpy as np
 from datakit.errors import ConfigError, did_you_mean
 from datakit.index.folder import ABOUT, read_about
 from datakit.index.opened import INDICES, Index, find_indices, open_index
-from datakit.index.pairing import check_pairing
+from datakit.index.pairing import check_pairing, check_tree
 from datakit.store.layout import MANIFEST
 from datakit.store.lines import jsonable
 from datakit.store.metadata import KEY
@@ -66,6 +66,8 @@ class Indices(Mapping[str, Index]):
         folder = self._folders[name]
         with self._lock:
             if name not in self._open:
+                if self._store is not None:
+                    check_tree(folder, self._store)
                 index = open_index(folder)
                 if self._store is not None:
                     check_pairing(index, self._store)

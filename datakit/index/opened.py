@@ -137,7 +137,7 @@ class Index:
         return points + center if len(center) else points
 
     def points(self, rows: Longs) -> Floats:
-        """float32 (n, dim) as they are compared: centred, of length one under cosine. Raises ConfigError."""
+        """float32 (n, dim) as they are compared: centred, of length one under cosine. ConfigError for no such row."""
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.live):
             raise ConfigError(f"rows go from 0 to {len(self.live) - 1}, not {rows.min()} to {rows.max()}")
         found = np.empty((len(rows), self.dim), np.float32)

@@ -9,7 +9,9 @@ An index keeps, as its `pairing`, digests of what it was built over. Any of thes
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,8 @@ import pyarrow.compute as pc
 import xxhash
 
 from datakit.errors import StoreError
-from datakit.index.opened import Index
+from datakit.index.folder import ABOUT
+from datakit.index.opened import INDICES, Index
 from datakit.index.pack import keys_digest
 from datakit.store.metadata import KEY
 from datakit.store.reader import Store
@@ -36,6 +39,20 @@ def samples_digest(rows: pa.Table) -> str:
     """xxh3_128 of the sorted lines `key xxh3`, of the columns `key` and `xxh3`."""
     lines = sorted(map(" ".join, zip(rows[KEY].to_pylist(), rows["xxh3"].to_pylist(), strict=True)))
     return xxhash.xxh3_128_hexdigest("\n".join(lines).encode())
+
+
+def check_tree(folder: Path, store: Store) -> None:
+    """Raises StoreError where an index in the tree of a store is not the one that the tree's manifest lists: of another
+    build it would name the same keys over other vectors. `index.json` holds the digests of the index's other files.
+    """
+    noted = store.contents.files.get(f"{INDICES}/{folder.name}/{ABOUT}")
+    if noted is None:
+        return  # put there since; its pairing decides
+    path = folder / ABOUT
+    if hashlib.sha256(path.read_bytes()).hexdigest() != noted.sha256:
+        raise StoreError(
+            f"{path} is not the one that {store.files.name} was published with: its sha256 differs; build it again"
+        )
 
 
 def check_pairing(index: Index, store: Store) -> None:

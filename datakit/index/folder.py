@@ -88,6 +88,13 @@ def arrays_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return sink.getvalue()
 
 
+def array_bytes(array: NDArray[Any]) -> bytes:
+    """As .npy."""
+    sink = io.BytesIO()
+    np.save(sink, array)
+    return sink.getvalue()
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """`index.json`. Raises StoreError where there is none, or it is not the one written."""
     path = folder / ABOUT

@@ -63,8 +63,8 @@ def _parts(spec: Spec) -> set[str]:
 
 def _wrong(about: Mapping[str, Any]) -> Iterator[str]:
     """What is missing or of another kind; what comes after the first is not to be relied on."""
-    for name in ("rows", "dim", "generation"):
-        if not _is_count(about.get(name)) or about[name] < (name != "generation"):
+    for name, least in (("rows", 1), ("dim", 1), ("generation", 0), ("learned", 1)):
+        if not _is_count(about.get(name)) or about[name] < least:
             yield f"{name} is {about.get(name)!r}"
     for name, kind in KINDS.items():
         if not isinstance(about.get(name), kind):
@@ -77,8 +77,12 @@ def _wrong(about: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(file, str) or not NAME.fullmatch(file):
             yield f"{file!r} is no file of an index"
     for file, noted in about["files"].items():
-        if not isinstance(noted, dict) or not _is_count(noted.get("bytes")):
-            yield f"files has no size of {file}"
+        if (
+            not isinstance(noted, dict)
+            or not _is_count(noted.get("bytes"))
+            or not _is_text(noted | {"bytes": ""})
+        ):
+            yield f"files has no size and digest of {file}"
     for point in [*about["curve"], *([about["search"]] if about["search"] else [])]:
         if not isinstance(point, dict) or not _is_point(point):
             yield f"{point!r} is no way to search"
@@ -101,6 +105,16 @@ def _is_point(point: Mapping[str, Any]) -> bool:
     plain = all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in numbers)
     counts = all(_is_count(point.get(name, 0)) for name in ("nprobe", "shortlist", "ef", "dims", "filtered"))
     return isinstance(point.get("kind"), str) and plain and counts
+
+
+def check_learned(path: Path, arrays: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Of the arrays at `path` those that upkeep uses. Raises StoreError naming the file."""
+    held, empty = arrays["held"], arrays["empty"]
+    rows = held.dtype == np.int64 and held.ndim == 1 and (held >= 0).all() and (held < about["rows"]).all()
+    if not rows or empty.dtype != np.uint8 or empty.ndim != 1:
+        raise StoreError(
+            f"{path} does not hold what was learned of {about['rows']} rows; build the index again"
+        )
 
 
 def check_fit(base: Base, place: Path, about: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
@@ -38,6 +39,8 @@ UNREADABLE = (
     AttributeError,
     MemoryError,
     NotImplementedError,
+    SyntaxError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     pa.ArrowException,

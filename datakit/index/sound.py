@@ -37,6 +37,7 @@ KINDS: dict[str, type] = {
     **dict.fromkeys(("spec", "base", "files", "encoders", "pairing", "search"), dict),
     **dict.fromkeys(("deltas", "curve"), list),
 }
+DIMS = 1 << 24  # of a vector at most: Arrow and faiss count them in 32 bits
 MANY = 1 << 62  # rows: how many a code learns from was asked when it learned
 
 
@@ -46,13 +47,25 @@ def spec_of_about(path: Path, about: Mapping[str, Any]) -> Spec:
         raise StoreError(f"{path} is not as datakit writes it: {said}; build the index again")
     try:
         spec = from_json(about["spec"])
-        if spec.structure != "flat":
-            check(spec, rows=MANY, dim=about["dim"])
+        check(spec, rows=MANY, dim=about["dim"])
     except ConfigError as problem:
         raise StoreError(f"{path} is not as datakit writes it: {problem}; build the index again") from problem
     if (wanted := ALWAYS | _parts(spec)) != set(about["base"]):
         raise StoreError(f"{path} must name {', '.join(sorted(wanted))} for a {spec.structure} index")
+    if said := _contradiction(spec, about):
+        raise StoreError(f"{path} is not as datakit writes it: {said}; build the index again")
     return spec
+
+
+def _contradiction(spec: Spec, about: Mapping[str, Any]) -> str:
+    """What `index.json` says of search that an index of this spec has not; empty if nothing is."""
+    kinds = {"flat", {"ivf": "lists", "hnsw": "graph", "flat": "flat"}[spec.structure]}
+    for point in [*about["curve"], *([about["search"]] if about["search"] else [])]:
+        if point["kind"] not in kinds or point.get("nprobe", 0) > spec.coarse.nlist:
+            return f"{point!r} is no way to search {spec.coarse.nlist} lists"
+    own = spec.basis.kind in ("raw", "mrl") or (spec.basis.kind == "opq" and spec.basis.of == "prefix")
+    nested = own and spec.space.metric == "cosine" and spec.structure != "flat"
+    return "" if about["nested"] == nested else f"nested is {about['nested']}"
 
 
 def _parts(spec: Spec) -> set[str]:
@@ -64,7 +77,8 @@ def _parts(spec: Spec) -> set[str]:
 def _wrong(about: Mapping[str, Any]) -> Iterator[str]:
     """What is missing or of another kind; what comes after the first is not to be relied on."""
     for name, least in (("rows", 1), ("dim", 1), ("generation", 0), ("learned", 1)):
-        if not _is_count(about.get(name)) or about[name] < least:
+        most = DIMS if name == "dim" else MANY
+        if not _is_count(about.get(name)) or not least <= about[name] <= most:
             yield f"{name} is {about.get(name)!r}"
     for name, kind in KINDS.items():
         if not isinstance(about.get(name), kind):
@@ -73,9 +87,10 @@ def _wrong(about: Mapping[str, Any]) -> Iterator[str]:
         if not _is_text(about[name]):
             yield f"{name} is {about[name]!r}"
     deleted = [] if about.get("deleted") is None else [about["deleted"]]
-    for file in [*about["base"].values(), *about["deltas"], *deleted]:
-        if not isinstance(file, str) or not NAME.fullmatch(file):
-            yield f"{file!r} is no file of an index"
+    files = [*about["base"].values(), *about["deltas"], *deleted]
+    for at, file in enumerate(files):
+        if not isinstance(file, str) or not NAME.fullmatch(file) or file in files[:at]:
+            yield f"{file!r} is no file of an index, or named twice"
     for file, noted in about["files"].items():
         if (
             not isinstance(noted, dict)
@@ -151,7 +166,8 @@ def _shapes(base: Base) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
     axes, dim, spec = base.axes, base.points.shape[1], base.spec
     yield "center", axes.center, (dim if len(axes.center) or spec.space.center else 0,)
     yield "coarse axes", axes.coarse, (axes.d_c if len(axes.coarse) else 0, dim)
-    yield "code axes", axes.codes, (axes.d_s if len(axes.codes) else 0, dim)
+    turned = spec.basis.kind in ("pca", "opq") and spec.structure != "flat"
+    yield "code axes", axes.codes, (axes.d_s if turned else 0, dim)
     if spec.structure == "ivf":
         yield "centroids", base.centroids, (spec.coarse.nlist, axes.d_c)
         yield "means", base.means, (spec.coarse.nlist, axes.d_s)

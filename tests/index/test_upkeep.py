@@ -337,6 +337,28 @@ def test_who_has_it_open_keeps_answering_and_who_opens_it_gets_one_of_the_two(
     assert (again.rows == before.rows).all() and (again.scores == before.scores).all()
 
 
+@pytest.mark.parametrize("after", range(6))
+def test_whose_files_are_taken_away_while_it_opens_gets_the_index_that_took_their_place(
+    cloud: Cloud, begun: Build, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    place, checked, calls = begun(), folder.checked, list[str]()
+    put(place, cloud, FIRST, 1600)
+    upkeep.delete(place, ["k00001"])
+
+    def meanwhile(at: Path, name: str, about: Any) -> Path:
+        found = checked(at, name, about)
+        calls.append(name)
+        if len(calls) == after + 1:
+            upkeep.compact(place)  # between a file's digest and its reading
+            assert not found.exists()
+        return found
+
+    monkeypatch.setattr(folder, "checked", meanwhile)
+    index = open_index(place)
+    assert index.about["generation"] == 3 and len(index) == 1599
+    assert set(calls[: after + 1]) < set(calls)  # it was read again, under other names
+
+
 def test_an_index_in_a_built_tree_is_copied_out_first(cloud: Cloud, begun: Build, tmp_path: Path) -> None:
     place = begun()
     tree = tmp_path / "tree"

@@ -26,7 +26,8 @@ from datakit.index.spec import Spec
 from datakit.index.torch_search import OnDevice
 
 LEARNED = ("center", "coarse", "codes", "centroids", "means", "ends", "empty", "held")  # arrays of axes.npz
-QUERIES = 512  # searched at once: what a chunk needs of memory stays small, whatever is asked
+QUERIES = 1024  # searched at once, so that a list met is compared with many
+PAIRS = 1 << 22  # of queries and lists, at most: what a chunk needs of memory stays small, whatever is asked
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,9 +65,10 @@ class Base:
 
         allowed: rows that may come. With kind=subset they are compared exactly, and no others are looked at.
         """
+        at_once = max(1, min(QUERIES, PAIRS // max(1, self.nlist)))
         parts = [
-            self._chunk(points[start : start + QUERIES], k, words, allowed)
-            for start in range(0, len(points), QUERIES)
+            self._chunk(points[start : start + at_once], k, words, allowed)
+            for start in range(0, len(points), at_once)
         ]
         empty = np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         return (

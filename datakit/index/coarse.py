@@ -93,12 +93,20 @@ def nearest_lists(scores: Floats, nprobe: int) -> Longs:
 
 def within(scores: Floats, nprobe: int, margin: float) -> Longs:
     """(Q, P) the lists whose score is at most `margin` less than the greatest, no more than nprobe; -1 filled."""
+    queries, nlist = scores.shape
     near = scores >= scores.max(axis=1, keepdims=True) - np.float32(margin)
-    counts = near.sum(axis=1)
+    if queries == 1 and np.count_nonzero(near) <= nprobe:  # one query alone waits for every call of numpy
+        return np.flatnonzero(near)[None]
+    counts = np.count_nonzero(near, axis=1)
     if counts.max(initial=0) > nprobe:
         best = nearest_lists(scores, nprobe)
         return np.where(np.take_along_axis(near, best, axis=1), best, -1)
-    query, lists = np.nonzero(near)
-    found = np.full((len(scores), int(counts.max(initial=1))), -1, np.int64)
-    found[query, np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)] = lists
+    # Few of the many are near: from here on only they are touched, by their places in the flat array.
+    places = np.flatnonzero(near)
+    width = int(counts.max(initial=1))
+    found = np.full((queries, width), -1, np.int64)
+    starts = np.arange(queries) * width - (np.cumsum(counts) - counts)
+    found.ravel()[np.arange(len(places)) + np.repeat(starts, counts)] = places - np.repeat(
+        np.arange(queries) * nlist, counts
+    )
     return found

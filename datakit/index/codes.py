@@ -103,8 +103,13 @@ def list_scores(rows: Floats, chosen: Longs, means: Floats, metric: str) -> Floa
     import faiss
 
     if metric != "l2" and len(means) <= CHEAP * chosen.shape[1] and len(rows) >= FEW:
-        products: Floats = np.take_along_axis(rows @ means.T, np.maximum(chosen, 0), axis=1)
-        return np.ascontiguousarray(products)
+        # Rows of `chosen` are filled up with -1, often for the most part: only what is chosen is fetched.
+        products = rows @ means.T
+        found = np.zeros(chosen.shape, np.float32)
+        places = np.flatnonzero(chosen >= 0)
+        of_query = places // chosen.shape[1] * len(means)
+        found.ravel()[places] = products.ravel()[of_query + chosen.ravel()[places]]
+        return found
     scores = np.empty(chosen.shape, np.float32)
     by_id = faiss.fvec_L2sqr_by_idx if metric == "l2" else faiss.fvec_inner_products_by_idx
     queries, of_each = chosen.shape

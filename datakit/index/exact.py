@@ -33,7 +33,8 @@ def best(scores: Floats, ids: Longs, k: int, metric: str) -> tuple[Floats, Longs
         scores = np.pad(scores, missing, constant_values=worst(metric))
         ids = np.pad(ids, missing, constant_values=-1)
     order = order_of(scores, metric)[:, :k]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
+    of_query = np.arange(len(scores))[:, None]
+    return scores[of_query, order], ids[of_query, order]
 
 
 def nearest(

@@ -14,17 +14,22 @@ from typing import Any
 from datakit.index.codes import CHEAP
 from datakit.index.spec import Spec
 
-PRODUCT = 0.03  # a multiply-add of a product of matrices
-FETCH = 0.3  # a number fetched from memory for one query alone: rows of a shortlist, of a subset
-START = 4_000.0  # a query's share of calls, selection and sorting
+PRODUCT = 0.018  # a multiply-add of a product of matrices
+FETCH = 0.25  # a number fetched from memory for one query alone: rows of a shortlist, of a subset
+START = 1_000.0  # a query's share of calls
 CALL = 60_000.0  # a call, whatever is in it
-LIST = 60.0  # a list met
+SELECT = 2.3  # a row of the first ones met: later ones are rarely among the best
+FIRST = 3_000
+TABLE = 25.0  # a dim of the codes: tables of a query's products with each code
+OFFERED = 2.5  # a list that there is: its score is looked at
+LIST = 125.0  # a list met
+KEPT = 60.0  # a row of a shortlist: kept while scanning, sorted after
 HOP = 55.0  # a row met in a graph, beside its dims
 SCAN = {  # a dim of a row in a list
     "flat": 0.16,
     "fp16": 0.14,
     "sq8": 0.09,
-    "pq4fs": 0.0075,
+    "pq4fs": 0.005,
     "pq8": 0.05,
     "rabitqfs": 0.016,
     "panorama": 0.06,
@@ -54,7 +59,8 @@ class Words:
 
 def flat_cost(rows: int, dim: int, queries: int = 1) -> float:
     """Nanoseconds a query, of `queries` at once: alone, each row is fetched for it."""
-    return START + CALL / queries + rows * dim * (PRODUCT + FETCH / max(1, queries) * 0.5)
+    met = rows * dim * (PRODUCT + FETCH / max(1, queries) * 0.5)
+    return START + SELECT * min(rows, FIRST) + CALL / queries + met
 
 
 def subset_cost(matching: int, dim: int, queries: int = 1) -> float:
@@ -72,6 +78,8 @@ def lists_cost(
         START
         + CALL / queries
         + PRODUCT * (turned + nlist * d_c + min(nlist, CHEAP * probed) * d_s)
+        + TABLE * d_s
+        + OFFERED * nlist
         + LIST * probed
     )
     cost += scanned * d_s * SCAN[spec.codes.kind]
@@ -91,7 +99,7 @@ def rerank_cost(spec: Spec, *, dim: int, shortlist: int) -> float:
         return 0.0
     steps = len(spec.rerank.funnel)
     last = min([shortlist, *(many for _, many in spec.rerank.funnel)])
-    return last * dim * FETCH + steps * FUNNEL_STEP
+    return KEPT * shortlist + last * dim * FETCH + steps * FUNNEL_STEP
 
 
 def multiply_adds(spec: Spec, *, dim: int, scanned: float, shortlist: int) -> float:

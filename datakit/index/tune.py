@@ -9,25 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from datakit.errors import ConfigError
 from datakit.index import exact
-from datakit.index.arrays import Floats, Longs, one_thread
+from datakit.index.arrays import Bools, Floats, Longs, one_thread
 from datakit.index.base import Base
-from datakit.index.coarse import list_nearness, nearest_lists
 from datakit.index.plan import Words, flat_cost, graph_cost, lists_cost, multiply_adds
 from datakit.index.spec import Spec, Target
+from datakit.index.sweep import Setting, Sweep
 from datakit.rng import rng_for
 
-SHORTLISTS = (0.3, 0.5, 1, 1.5, 2, 3)  # times that of the spec
+SHORTLISTS = (0.3, 0.4, 0.5, 0.6, 0.75, 1, 1.5, 2, 3)  # times that of the spec
 ENOUGH = 0.99  # recall beyond which nothing more costly is tried, unless the target is higher
 JUDGES = 64  # rows held out, under which more are drawn from those learned from
-CONFIDENCE = (
-    0.5  # standard errors that a setting's recall must lie above the target: it holds it more often than not
-)
+CONFIDENCE = 0.5  # standard errors that recall must lie above the target: it is held more often than not
+FILTERED = 2.0  # the same, of a search that a filter may thin out
 
 
 def tune(
@@ -85,16 +85,10 @@ def _limits(base: Base, held: Floats, own: Longs | None, k: int) -> Floats:
     return last
 
 
-def _recalls(scores: Floats, limits: Floats, metric: str) -> Any:
-    """(Q,) share of true neighbours among what was found (Q, k)."""
-    near = scores <= limits[:, None] if metric == "l2" else scores >= limits[:, None]
-    return near.mean(axis=1)
-
-
 def _points(
     base: Base, held: Floats, own: Longs | None, limits: Floats, target: Target
 ) -> Iterator[dict[str, Any]]:
-    dim, k = base.points.shape[1], target.k
+    dim, sweep = base.points.shape[1], Sweep(base=base, held=held)
     yield {
         "kind": "flat",
         "recall": 1.0,
@@ -103,47 +97,71 @@ def _points(
         "macs": len(base) * dim,
         "scanned": len(base),
     }
-    enough = {False: False, True: False}  # with a margin, without
-    for words, *looked in _settings(base, held):
-        if enough[words.margin > 0]:
-            continue
-        most = max(_shortlists(base.spec, k))
-        found = _candidates(base, held, words, max(most, k), own)
-        for shortlist in _shortlists(base.spec, k):
-            if words.kind == "graph":  # which walks no further than it was asked for
-                found = _candidates(base, held, words, max(shortlist, k), own)
-            scores = _best(base, held, found, shortlist, k)
-            recalls = _recalls(scores, limits, base.spec.space.metric)
-            yield _point(base, replace(words, shortlist=shortlist), looked, recalls, len(held))
-        enough[words.margin > 0] = bool(recalls.mean() > max(ENOUGH, target.recall + 0.005))
+    enough = max(ENOUGH, target.recall + 0.005)
+    tried: dict[bool, list[list[dict[str, Any]]]] = {False: [], True: []}  # with a margin, without
+    for setting in sweep.steps():
+        of_kind = tried[setting.words.margin > 0]
+        if not of_kind or of_kind[-1][-1]["recall"] <= enough:
+            of_kind.append(_judged(base, held, own, limits, setting, target.k))
+            yield from of_kind[-1]
+    for low, high in {pair for of_kind in tried.values() for pair in _around(of_kind, target)}:
+        for setting in sweep.between(low, high):
+            yield from _judged(base, held, own, limits, setting, target.k)
 
 
-def _settings(base: Base, held: Floats) -> Iterator[tuple[Words, float, float]]:
-    """Every setting worth trying, with the rows it scans and the lists it probes."""
-    if base.spec.structure == "flat":
-        return
-    if base.graph is not None:
-        for ef in (16, 32, 64, 128, 256, 512):
-            yield Words(kind="graph", ef=ef), float(ef * base.spec.graph.links), 0.0
-        return
-    steps = range(4 * base.nlist.bit_length())  # of a fourth of an octave
-    scores = list_nearness(base.axes.for_lists(held), base.centroids, base.spec.space.metric)
-    order = nearest_lists(scores, base.nlist)
-    falling, sizes = np.take_along_axis(scores, order, axis=1), base.sizes[order]
-    for nprobe in sorted({min(base.nlist, round(2 ** (step / 4))) for step in steps}):
-        scanned = float(sizes[:, :nprobe].sum(axis=1).mean())
-        if scanned <= len(base) / 2 or nprobe == 1:  # beyond that flat search is nearer at hand
-            yield Words(kind="lists", nprobe=nprobe), scanned, float(nprobe)
-        # The margin that as many lists lie within, on the whole.
-        margin = float(f"{float((falling[:, 0] - falling[:, nprobe - 1]).mean()):.4g}")
-        near = falling >= falling[:, :1] - np.float32(margin)
-        scanned = float((sizes * near).sum(axis=1).mean())
-        if margin and scanned <= len(base) / 2:
-            yield (
-                Words(kind="lists", nprobe=base.nlist, margin=margin),
-                scanned,
-                float(near.mean() * base.nlist),
-            )
+def _around(tried: Sequence[Sequence[dict[str, Any]]], target: Target) -> Iterator[tuple[Words, Words]]:
+    """The neighbours between which the target is reached, of each shortlist."""
+    for low, high in pairwise(tried):
+        for before, after in zip(low, high, strict=True):
+            if not _sure(before, target) and _sure(after, target):
+                yield replace(words_of(before), shortlist=0), replace(words_of(after), shortlist=0)
+
+
+def _judged(
+    base: Base, held: Floats, own: Longs | None, limits: Floats, setting: Setting, k: int
+) -> list[dict[str, Any]]:
+    """A point for each shortlist, the shortest first."""
+    words, shortlists = setting.words, _shortlists(base.spec, k)
+    if words.kind == "graph":  # which walks no further than it was asked for
+        recalls = [_recalls(base, held, own, limits, words, [one], k)[0] for one in shortlists]
+    else:
+        recalls = _recalls(base, held, own, limits, words, shortlists, k)
+    return [
+        _point(base, setting, replace(words, shortlist=one), found, len(held))
+        for one, found in zip(shortlists, recalls, strict=True)
+    ]
+
+
+def _recalls(
+    base: Base,
+    held: Floats,
+    own: Longs | None,
+    limits: Floats,
+    words: Words,
+    shortlists: Sequence[int],
+    k: int,
+) -> list[Any]:
+    """For each shortlist (Q,) the share of true neighbours among the best k of it: of the best k by code, of none.
+
+    A shortlist is the beginning of a longer one, and true neighbours are those as near as the limit: so one
+    comparison of the longest tells all, unless a funnel stands between.
+    """
+    metric, most = base.spec.space.metric, max(*shortlists, k)
+    _, ids = base.search(held, most + 1, replace(words, shortlist=0))
+    if own is not None:  # a query is no neighbour of its own
+        ids = np.where(ids == own[:, None], -1, ids)
+        ids = np.take_along_axis(ids, np.argsort(ids < 0, axis=1, kind="stable"), axis=1)
+    if base.spec.rerank.funnel:
+        return [
+            _near(base.reranked(held, ids[:, :one], k)[0], limits, metric).mean(axis=1) for one in shortlists
+        ]
+    true = np.cumsum(_near(exact.compare(held, base.points, ids[:, :most], metric), limits, metric), axis=1)
+    return [np.minimum(true[:, min(one or k, true.shape[1]) - 1], k) / k for one in shortlists]
+
+
+def _near(scores: Floats, limits: Floats, metric: str) -> Bools:
+    found: Bools = scores <= limits[:, None] if metric == "l2" else scores >= limits[:, None]
+    return found
 
 
 def _shortlists(spec: Spec, k: int) -> list[int]:
@@ -152,25 +170,8 @@ def _shortlists(spec: Spec, k: int) -> list[int]:
     return sorted({max(2 * k, round(part * spec.rerank.shortlist)) for part in SHORTLISTS})
 
 
-def _candidates(base: Base, held: Floats, words: Words, many: int, own: Longs | None) -> Longs:
-    """(Q, many) rows by code, the nearest first; never the query itself."""
-    by_code = replace(words, shortlist=0)
-    _, ids = base.search(held, many + 1, by_code)
-    return ids if own is None else np.where(ids == own[:, None], -1, ids)
-
-
-def _best(base: Base, held: Floats, ids: Longs, shortlist: int, k: int) -> Floats:
-    """(Q, k) exact scores of what a shortlist leaves. Without one, codes have chosen, and their choice is judged."""
-    if not shortlist:
-        order = np.argsort(ids < 0, axis=1, kind="stable")[:, :k]
-        return exact.compare(
-            held, base.points, np.take_along_axis(ids, order, axis=1), base.spec.space.metric
-        )
-    return base.reranked(held, ids[:, : shortlist + 1], k)[0]
-
-
-def _point(base: Base, words: Words, looked: Sequence[float], recalls: Any, queries: int) -> dict[str, Any]:
-    dim, spec, (scanned, probed) = base.points.shape[1], base.spec, looked
+def _point(base: Base, setting: Setting, words: Words, recalls: Any, queries: int) -> dict[str, Any]:
+    dim, spec, scanned, probed = base.points.shape[1], base.spec, setting.scanned, setting.probed
     if words.kind == "graph":
         cost = graph_cost(spec, dim=dim, ef=max(words.ef, words.shortlist), queries=queries)
     else:
@@ -211,11 +212,7 @@ def _cheapest(points: list[dict[str, Any]], target: Target, base: Base) -> dict[
         raise ConfigError(
             f"target.max_bytes={target.max_bytes}: codes have {base.spec.codes.bytes}; give codes.bytes"
         )
-    sure = [
-        point
-        for point in fits
-        if point["kind"] == "flat" or point["recall"] - CONFIDENCE * point["error"] >= target.recall
-    ]
+    sure = [point for point in fits if _sure(point, target)]
     if not sure:
         best = max((point["recall"] for point in fits), default=0.0)
         raise ConfigError(
@@ -223,11 +220,23 @@ def _cheapest(points: list[dict[str, Any]], target: Target, base: Base) -> dict[
         )
     by = "ms" if target.max_ms is not None else "cost_us"
     found = words_of(min(sure, key=lambda point: point[by])).to_json()
-    # A filter thins lists out, and a margin knows nothing of that: filtered searches count lists.
-    plain = [point for point in sure if point["kind"] == "lists" and "margin" not in point]
-    if "margin" in found and plain:
-        found["filtered"] = min(point["nprobe"] for point in plain)
+    # A filter thins lists out, and a margin knows nothing of that: filtered searches count lists, with the same
+    # shortlist. What a filter leaves is not what was held out, so they must be surer of their recall.
+    plain = [
+        point["nprobe"]
+        for point in fits
+        if point["kind"] == found["kind"] == "lists"
+        and "margin" not in point
+        and point.get("shortlist", 0) <= found.get("shortlist", 0)
+        and _sure(point, target, errors=FILTERED)
+    ]
+    if plain:
+        found["filtered"] = min(plain)
     return found
+
+
+def _sure(point: Mapping[str, Any], target: Target, errors: float = CONFIDENCE) -> bool:
+    return bool(point["kind"] == "flat" or point["recall"] - errors * point["error"] >= target.recall)
 
 
 def _front(points: list[dict[str, Any]]) -> list[dict[str, Any]]:

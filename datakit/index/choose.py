@@ -58,11 +58,14 @@ def _words(base: Base, tuned: Mapping[str, Any], asked: Words, k: int, matching:
         # A graph meets rows that do not match on its way: it must meet so many more of them.
         return Words(kind="graph", ef=ef if asked.ef else int(ef / share), shortlist=shortlist)
     least = -(-DEEP * k * base.nlist // len(base))
-    if tuned.get("margin") and share == 1 and not asked.nprobe and k <= base.spec.target.k:
+    as_tuned = share == 1 and k <= base.spec.target.k and not asked.nprobe
+    if as_tuned and tuned.get("margin"):
         return Words(
             kind="lists", nprobe=base.nlist, margin=tuned["margin"], shortlist=shortlist, dims=asked.dims
         )
-    usual = tuned.get("filtered", tuned.get("nprobe", NPROBE))
+    if not as_tuned and shortlist and not (asked.nprobe or asked.shortlist):
+        shortlist = min(max(shortlist, tuned.get("filtered_shortlist", 0)), len(base))
+    usual = tuned.get("nprobe", NPROBE) if as_tuned else tuned.get("filtered", tuned.get("nprobe", NPROBE))
     nprobe = asked.nprobe or raised(max(usual, least), base.nlist, share)
     margin = asked.margin if asked.nprobe else 0.0
     return Words(

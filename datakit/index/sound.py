@@ -118,7 +118,10 @@ def _is_text(value: Any) -> bool:
 def _is_point(point: Mapping[str, Any]) -> bool:
     numbers = [value for name, value in point.items() if name != "kind"]
     plain = all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in numbers)
-    counts = all(_is_count(point.get(name, 0)) for name in ("nprobe", "shortlist", "ef", "dims", "filtered"))
+    counts = all(
+        _is_count(point.get(name, 0))
+        for name in ("nprobe", "shortlist", "ef", "dims", "filtered", "filtered_shortlist")
+    )
     return isinstance(point.get("kind"), str) and plain and counts
 
 

@@ -214,24 +214,24 @@ def _cheapest(points: list[dict[str, Any]], target: Target, base: Base) -> dict[
         )
     sure = [point for point in fits if _sure(point, target)]
     if not sure:
-        best = max((point["recall"] for point in fits), default=0.0)
+        reached = max((point["recall"] for point in fits), default=0.0)
         raise ConfigError(
-            f"target: recall {target.recall} within {target.max_ms} ms is not to be had; within it recall is {best:.3f}"
+            f"target: recall {target.recall} within {target.max_ms} ms is not to be had; within it it is {reached:.3f}"
         )
     by = "ms" if target.max_ms is not None else "cost_us"
     found = words_of(min(sure, key=lambda point: point[by])).to_json()
-    # A filter thins lists out, and a margin knows nothing of that: filtered searches count lists, with the same
-    # shortlist. What a filter leaves is not what was held out, so they must be surer of their recall.
-    plain = [
-        point["nprobe"]
+    # A filter thins lists out, and a margin knows nothing of that: filtered searches count lists. What a filter
+    # leaves is not what was held out, so they must be surer of their recall.
+    counted = [
+        point
         for point in fits
         if point["kind"] == found["kind"] == "lists"
         and "margin" not in point
-        and point.get("shortlist", 0) <= found.get("shortlist", 0)
         and _sure(point, target, errors=FILTERED)
     ]
-    if plain:
-        found["filtered"] = min(plain)
+    if counted:
+        best = min(counted, key=lambda point: point[by])
+        found |= {"filtered": best["nprobe"], "filtered_shortlist": best.get("shortlist", 0)}
     return found
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datakit.index import exact, tune
+from datakit.index import exact, sweep, tune
 from datakit.index.base import Base, base_of
 from datakit.index.build import encode, held_rows, merge, sample_rows, train
 from datakit.index.make import make_index
 from datakit.index.opened import Index
+from datakit.index.plan import Words
 from datakit.index.spec import Basis, Coarse, Codes, Rerank, Space, Spec, Target, settled, variant
 from tests.index.conftest import DIM, ROWS, Cloud
 
@@ -121,6 +122,38 @@ def test_a_higher_recall_than_the_specs_is_tuned_for_to_its_end(cloud: Cloud) ->
     found = tune.tune(base, target=Target(recall=0.995))
     assert found["search"]["kind"] == "flat" or max(of_lists(found)) >= 0.995
     assert max(of_lists(found)) > max(of_lists(tune.tune(base, target=Target(recall=0.3)))) - 1e-9
+
+
+def test_between_two_steps_the_tuner_looks_closer(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = built_of(cloud.vectors, replace(LISTS, coarse=Coarse(nlist=76)))
+    targets = [Target(recall=share / 100) for share in range(70, 96, 2)]
+
+    def costs() -> list[float]:
+        found = [tune.tune(base, target=target) for target in targets]
+        return [
+            next(
+                point["cost_us"]
+                for point in one["curve"]
+                if tune.words_of(point) == tune.words_of(one["search"])
+            )
+            for one in found
+        ]
+
+    close = costs()
+    monkeypatch.setattr(sweep, "FINE", 1)
+    coarse = costs()
+    assert all(near <= far for near, far in zip(close, coarse, strict=True)) and sum(close) < sum(coarse)
+
+
+def test_a_filtered_search_is_tuned_with_a_shortlist_of_its_own(cloud: Cloud) -> None:
+    base = built_of(cloud.vectors, replace(LISTS, coarse=Coarse(nlist=76)))
+    target = Target(recall=0.9)
+    words = tune.tune(base, target=target)["search"]
+    points = base.axes.points(cloud.queries)
+    many = Words(kind="lists", nprobe=words["filtered"], shortlist=words["filtered_shortlist"])
+    truth = exact.nearest(points, base.points, 10, base.spec.space.metric)[1]
+    found = base.search(points, 10, many)[1]
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)]) >= target.recall
 
 
 def test_queries_may_be_given_and_need_not_be_rows(cloud: Cloud) -> None:

@@ -304,7 +304,9 @@ def query(words: tuple[str, ...], **how: bool) -> None:
       datakit query builds/search text="a slice of pizza"
       datakit query builds/search image=photo.jpg where="style = 'openmoji'" sheet=found.png
       datakit query builds/search key=KEY key=OTHER minus.text="at night" k=20 --json
-      datakit query builds/search image=sofa.jpg image=lamp.jpg as_set=true set_by=class_name
+      datakit query builds/search crops=sofa.jpg,lamp.jpg set_by=style      each crop's match, of one style if that fits
+      datakit query builds/search image=room.jpg crops=[[0,40,300,200],[310,20,380,190]]      the same, by boxes in px
+      datakit query builds/search clusters=0.94 where="split = 'train'"     near-duplicates
     """
     from datakit.index.query_words import query_words
 

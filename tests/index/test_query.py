@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from click.testing import CliRunner
 
-from datakit.cli import cli
 from datakit.errors import ConfigError, StoreError
 from datakit.index import folder
 from datakit.index.catalogue import open_catalogue
-from datakit.index.clusters import clusters
 from datakit.index.examples import rocchio
 from datakit.index.make import make_index
 from datakit.index.query import Request, answer, answers
-from datakit.index.query_words import named, query_words, vectors
-from datakit.index.sets import SetRequest, answer_set, best_sets
+from datakit.index.sets import SetRequest, answer_set
 from datakit.index.spec import Space, variant
 
 DIM, THINGS, EACH = 16, 30, 8
@@ -131,79 +126,6 @@ def test_crops_are_matched_to_one_set_each_item_once(place: Path) -> None:
 def test_a_set_shares_a_value_where_that_costs_little(place: Path) -> None:
     found = answer_set(open_catalogue(place), SetRequest(key=("t03-0", "t07-0", "t09-0"), set_by="brand"))
     assert len(set(found.table["brand"].to_pylist())) == 1 and things(found.table) == [3, 7, 9]
-
-
-def test_the_best_set_is_the_best_of_all_assignments() -> None:
-    from itertools import permutations
-
-    rng = np.random.default_rng(1)
-    for _ in range(50):
-        scores = rng.random((3, 6)).astype(np.float32)
-        values = [["a", "b", None][at] for at in rng.integers(0, 3, 6)]
-        found = best_sets(scores, values, together=0.2)[0]
-        totals = [
-            max(
-                sum(
-                    float(scores[crop, item]) + 0.2 * (values[item] == value)
-                    for crop, item in enumerate(chosen)
-                )
-                for value in ("a", "b", "neither")
-            )
-            for chosen in permutations(range(6), 3)
-        ]
-        assert found.total == pytest.approx(max(totals), abs=1e-5)
-
-
-def test_near_duplicates_are_tied_together(place: Path) -> None:
-    catalogue = open_catalogue(place)
-    table = clusters(catalogue.index_for("key"), 0.9)
-    by_cluster: dict[int, set[str]] = {}
-    for key, cluster in zip(table["key"].to_pylist(), table["cluster"].to_pylist(), strict=True):
-        by_cluster.setdefault(cluster, set()).add(key[:3])
-    assert len(by_cluster) == THINGS and all(len(kinds) == 1 for kinds in by_cluster.values())
-    assert len(set(clusters(catalogue.index_for("key"), 1.1)["cluster"].to_pylist())) == THINGS * EACH
-
-
-def test_the_verb_prints_a_table_or_one_object(place: Path) -> None:
-    run = CliRunner().invoke(cli, ["query", str(place), "key=t03-0", "k=4"])
-    assert run.exit_code == 0 and run.output.count("t03-") == 4
-    run = CliRunner().invoke(cli, ["query", f"index={place}", "key=t03-0", "key=t04-0", "k=4", "--json"])
-    found = json.loads(run.output)
-    assert found["v"] == 1 and len(found["hits"]) == 4 and found["plan"]["kind"] == "flat"
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["txt=a"], "unknown key txt; did you mean text?"),
-        (["k=0", "key=t03-0"], "k=0"),
-        (["key=t03-0", "where=brnd = 'x'"], "did you mean brand"),
-        (["image=/nowhere.jpg"], "cannot be read"),
-        (["key=t03-0", "columns=nothing"], "columns=nothing"),
-        (["key=t03-0", "as_set=true", "minus.key=t03-1"], "leave minus out"),
-    ],
-)
-def test_wrong_words_are_told(place: Path, words: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        query_words([str(place), *words])
-
-
-def test_words_keep_their_commas_in_texts_and_add_up() -> None:
-    assert named(["dir", "text=red, round", "text=a", "key=a,b", "k=3"]) == [
-        "index=dir", 'text=["red, round"]', 'text+=["a"]', "key=a,b", "k=3",
-    ]  # fmt: skip
-
-
-def test_vectors_come_from_npy_and_json_and_from_nothing_else(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.ones((2, 3)))
-    (tmp_path / "b.json").write_text("[1, 2, 3]")
-    assert [len(vectors(str(tmp_path / name))) for name in ("a.npy", "b.json")] == [2, 1]
-    np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    (tmp_path / "d.json").write_text("{}")
-    np.save(tmp_path / "e.npy", np.ones((2, 2, 2)))
-    for name in ("c.npy", "d.json", "e.npy"):
-        with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
-            vectors(str(tmp_path / name))
 
 
 def test_a_folder_without_an_index_says_how_to_make_one(tmp_path: Path) -> None:

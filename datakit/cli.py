@@ -353,7 +353,7 @@ def serve(words: tuple[str, ...], **how: bool) -> None:
     """
     from datakit.serve.server import serve_words
 
-    serve_words(words, lambda text: click.echo(text))
+    serve_words(words, lambda found, text: give(found, text, how), lambda text: click.echo(text, err=True))
 
 
 @cli.command()

@@ -54,7 +54,7 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "onnx": (("datakit/models/",), ()),
     "jinja2": ((REPORT, SERVE), (REPORT, SERVE)),
     "starlette": ((SERVE,), (SERVE,)),
-    "uvicorn": ((SERVE,), ()),
+    "uvicorn": ((SERVE,), ("datakit/serve/patience.py",)),
     "open_clip": (("datakit/models/",), ()),
     "sentence_transformers": (("datakit/models/",), ()),
     "tokenizers": (("datakit/models/",), ()),

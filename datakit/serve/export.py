@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,29 +15,41 @@ from datakit.serve.site import Site
 from datakit.store.lines import jsonable
 
 LISTS = {"jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
-MAX_TAR = 1000  # samples
+TAR = "application/x-tar"
+AT_ONCE = 16  # samples read by a thread before others have their turn
 
 
-def as_jsonl(table: pa.Table) -> bytes:
-    rows = ({name: jsonable(value) for name, value in row.items()} for row in table.to_pylist())
-    return "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
+def as_list(table: pa.Table, form: str) -> bytes:
+    """Rows as JSON lines, or a Parquet file: key, score, rank and the index's columns."""
+    if form == "parquet":
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+    return "".join(
+        json.dumps(_fields(row), ensure_ascii=False, sort_keys=True) + "\n" for row in table.to_pylist()
+    ).encode()
 
 
-def as_parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
-
-
-def as_tar(site: Site, table: pa.Table) -> Iterator[bytes]:
+async def as_tar(site: Site, table: pa.Table) -> AsyncIterator[bytes]:
     """Image and json of each sample, key by key, in the order of the result."""
-    extension = site.catalogue.store.layout.image_extension
-    for row in table.to_pylist():
-        fields = {name: jsonable(value) for name, value in row.items()}
-        text = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()
-        yield _member(f"{row['key']}.{extension}", site.catalogue.image(row["key"]))
-        yield _member(f"{row['key']}.json", text)
+    extension, rows = site.catalogue.store.layout.image_extension, table.to_pylist()
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        yield await site.run(lambda some=some: _members(site, some, extension), refused=start == 0)  # type: ignore[misc]
     yield bytes(1024)  # the end of an archive
+
+
+def _members(site: Site, rows: Sequence[Mapping[str, Any]], extension: str) -> bytes:
+    found = []
+    for row in rows:
+        text = json.dumps(_fields(row), ensure_ascii=False, sort_keys=True).encode()
+        found += [_member(f"{row['key']}.{extension}", site.catalogue.image(row["key"]))]
+        found += [_member(f"{row['key']}.json", text)]
+    return b"".join(found)
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: jsonable(value) for name, value in row.items()}
 
 
 def _member(name: str, data: bytes) -> bytes:

@@ -1,26 +1,40 @@
-"""The pages: a query and its answers, one sample, what was left out, what is there twice. All work without script."""
+"""The page of a query and its answers, which all other pages look like. It works without script."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import jinja2
+import pyarrow as pa
+from markupsafe import Markup
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from datakit.errors import ConfigError, DatakitError
-from datakit.image import Image
-from datakit.index.clusters import THRESHOLD
-from datakit.serve.asked import MOST, PAGE, Asked, asked_of, number
-from datakit.serve.export import LISTS, MAX_TAR, as_jsonl, as_parquet, as_tar
+from datakit.check.report_words import clean
+from datakit.errors import DatakitError
+from datakit.index.where import matches
+from datakit.serve.asked import MOST, Asked, asked_of
 from datakit.serve.facets import facets_of
+from datakit.serve.pictures import small_of_any
 from datakit.serve.site import Site
 
-LIST = 200  # rows of a list on one page
-PROVENANCE = ("recipe", "build", "versions", "catalogs")
+STATIC = {"style.css": "text/css", "htmx.min.js": "text/javascript", "keys.js": "text/javascript"}
+FIELDS, FILES = 400, 4  # of a form
+FIELD = 1 << 20  # bytes
+TITLE = 60  # letters: a longer text stands under a picture only where there is no shorter one
+
+
+def static_file(name: str) -> bytes:
+    return files("datakit.serve").joinpath("static", name).read_bytes()
+
+
+# Part of their addresses: a browser keeps them, and asks for those of another datakit.
+STATIC_VERSION = hashlib.sha256(b"".join(map(static_file, STATIC))).hexdigest()[:12]
 
 
 def environment() -> jinja2.Environment:
@@ -30,25 +44,42 @@ def environment() -> jinja2.Environment:
         ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["path"] = lambda key: quote(str(key), safe="")
+    found.filters.update(
+        path=lambda key: quote(str(key), safe=""), whole=lambda value: f"{value:,}", web=web_address
+    )
     return found
 
 
+def _finalize(value: object) -> object:
+    """Nothing unprintable reaches the page; Markup is ours and already clean."""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def web_address(text: object) -> str:
+    """`text` if it is an http or https address, else nothing: no other scheme becomes a link."""
+    try:
+        parts = urlsplit(clean(str(text)).strip())
+    except ValueError:
+        return ""
+    return parts.geturl() if parts.scheme in ("http", "https") and parts.netloc else ""
+
+
 class Pages:
-    """Handlers of the HTML routes."""
+    """Handlers of the query page; `render` for others."""
 
     def __init__(self, site: Site) -> None:
         self.site, self._templates = site, environment()
 
     def render(self, name: str, code: int = 200, **view: Any) -> HTMLResponse:
+        site = self.site
         known = {
-            "title": self.site.title,
-            "names": self.site.names,
-            "has_store": self.site.catalogue.has_store,
-        }
+            "title": site.title, "names": site.names, "size": site.size, "has_store": site.catalogue.has_store,
+            "version": site.version, "most": MOST, "static": STATIC_VERSION,
+        }  # fmt: skip
         text = self._templates.get_template(name).render({**known, **view})
         return HTMLResponse(text, status_code=code)
 
@@ -60,191 +91,86 @@ class Pages:
         return await self.site.run(lambda: self._search(asked))
 
     async def more(self, request: Request) -> Response:
+        """The next cards, for a page that goes on by itself."""
         asked = asked_of(request.query_params.multi_items())
-        return await self.site.run(lambda: self.render("cards.html", **self._cards(asked)))
+        return await self.site.run(lambda: self.render("cards.html", **self.found(asked)))
 
     async def upload(self, request: Request) -> Response:
-        """A form with a picture: kept, and the page of its query."""
-        async with request.form(max_files=4, max_fields=40, max_part_size=1 << 20) as form:
-            words, images = [], []
+        """A form with pictures: kept, and the page of its query."""
+        words, sent = [], []
+        async with request.form(max_files=FILES, max_fields=FIELDS, max_part_size=FIELD) as form:
             for name, value in form.multi_items():
                 if isinstance(value, str):
                     words.append((name, value))
-                elif name == "image":
-                    images.append(await value.read())
+                elif name in ("image", "minus_image") and (data := await value.read()):
+                    sent.append((name.replace("image", "upload"), data))
         asked = asked_of(words)
-        kept = [await self.site.run(lambda data=data: self._kept(data)) for data in images if data]  # type: ignore[misc]
-        return RedirectResponse(_with_uploads(asked, kept).url(), status_code=303)
+        for name, data in sent:
+            kept = await self.site.run(lambda data=data: self._kept(data))  # type: ignore[misc]
+            changes: dict[str, Any] = {name: (*getattr(asked, name), kept)}
+            asked = replace(asked, start=0, **changes)
+        return RedirectResponse(asked.url(), status_code=303)
 
     def _kept(self, data: bytes) -> str:
-        _ = Image(data).header  # what is no picture, or a bomb, is refused before it is kept
-        return self.site.uploads.keep(data)
+        thumb = small_of_any(data)  # what is no picture, or a bomb, is refused before it is kept
+        name = self.site.uploads.keep(data)
+        self.site.thumbs.get(("upload", name), lambda: thumb)
+        return name
 
     def _search(self, asked: Asked) -> Response:
-        view: dict[str, Any] = {
-            "asked": asked,
-            "facets": [],
-            "problem": "",
-            "cards": [],
-            "next": "",
-            "plan": {},
-        }
-        status = 200
+        status, problem, view = 200, "", _nothing(asked)
         try:
-            view |= self._cards(asked) if asked.something else self._some(asked)
-        except DatakitError as problem:
-            status, view["problem"] = 400, self.site.said(problem)
-        return self.render("search.html", status, **view)
+            view = self.found(asked)
+        except DatakitError as wrong:
+            status, problem = 400, self.site.said(wrong)
+        return self.render("search.html", status, problem=problem, **view)
 
-    def _cards(self, asked: Asked) -> dict[str, Any]:
-        found = self.site.answer(asked)
-        rows = found.table.slice(asked.start, asked.k).to_pylist()
-        index = self.site.catalogue.indices[found.index]
-        here = asked.start + len(rows)
-        more = here < MOST and len(rows) == asked.k
-        return {
-            "asked": asked,
-            "cards": [_card(row, asked) for row in rows],
-            "next": asked.url("/more", start=here) if more else "",
-            "next_page": asked.url("/", start=here) if more else "",
-            "facets": facets_of(found.table, self.site.facets(index)),
-            "plan": dict(found.plan),
-            "index": found.index,
-        }
-
-    def _some(self, asked: Asked) -> dict[str, Any]:
-        """Without a question: the first rows, or those that a filter leaves."""
-        from datakit.index.where import matches
-
-        index = self.site.index(asked.index)
-        mask = matches(index.meta, asked.where) & index.live if asked.where else index.live
-        table = index.meta.filter(mask)
+    def found(self, asked: Asked) -> dict[str, Any]:
+        """What templates print: of the answers to a question, or without one of all images that pass the filter."""
+        table, index, plan = self._answer(asked) if asked.something else self._some(asked)
         rows = table.slice(asked.start, asked.k).to_pylist()
         here = asked.start + len(rows)
-        more = here < min(MOST, table.num_rows)
+        goes_on = here < MOST and (len(rows) == asked.k if asked.something else here < table.num_rows)
+        columns = self.site.facets(self.site.catalogue.indices[index])
         return {
-            "cards": [_card(row, asked) for row in rows],
-            "next": "",
-            "next_page": asked.url("/", start=here) if more else "",
-            "facets": facets_of(table, self.site.facets(index)),
-            "plan": {"matching": table.num_rows},
-            "index": index.name,
+            "asked": asked,
+            "cards": [card(row, asked) for row in rows],
+            "next": asked.url("/more", start=here) if goes_on else "",
+            "next_page": asked.url("/", start=here) if goes_on else "",
+            "facets": facets_of(table, columns),
+            "plan": plan,
+            "index": index,
         }
 
-    async def sample(self, request: Request) -> Response:
-        key = str(request.path_params["key"])
-        return await self.site.run(lambda: self._sample(key))
+    def _answer(self, asked: Asked) -> tuple[pa.Table, str, Mapping[str, Any]]:
+        found = self.site.answer(asked)
+        return found.table, found.index, found.plan
 
-    def _sample(self, key: str) -> Response:
-        try:
-            row = self.site.catalogue.sample(key)
-        except ConfigError as problem:
-            return self.problem(404, self.site.said(problem))
-        origin = provenance(self.site)
-        return self.render("sample.html", key=key, row=row, origin=origin, like=Asked(key=(key,)).url())
-
-    async def image(self, request: Request) -> Response:
-        key = str(request.path_params["key"])
-        try:
-            data = await self.site.run(lambda: self.site.catalogue.image(key))
-        except ConfigError as problem:
-            return self.problem(404, self.site.said(problem))
-        kind = {"jpg": "jpeg"}.get(extension := self.site.catalogue.store.layout.image_extension, extension)
-        return Response(data, media_type=f"image/{kind}", headers={"cache-control": "private, max-age=3600"})
-
-    async def drops(self, request: Request) -> Response:
-        start = number("start", request.query_params.get("start", "0"), least=0, most=10**9)
-        return await self.site.run(lambda: self._drops(start))
-
-    def _drops(self, start: int) -> Response:
-        table = self.site.outcomes()
-        counts: dict[str, int] = {}
-        for reason in table["reason"].to_pylist():
-            counts[str(reason)] = counts.get(str(reason), 0) + 1
-        rows = table.slice(start, LIST).to_pylist()
-        more = f"/drops?start={start + LIST}" if start + LIST < table.num_rows else ""
-        counted = sorted(counts.items(), key=lambda one: -one[1])
-        return self.render("drops.html", rows=rows, counts=counted, total=table.num_rows, next_page=more)
-
-    async def duplicates(self, request: Request) -> Response:
-        words = dict(request.query_params)
-        threshold = share("threshold", words.get("threshold", str(THRESHOLD)))
-        return await self.site.run(lambda: self._duplicates(words.get("index", ""), threshold))
-
-    def _duplicates(self, name: str, threshold: float) -> Response:
-        index = self.site.index(name)
-        table = self.site.duplicates(index, threshold)
-        groups: dict[int, list[str]] = {}
-        for row in table.to_pylist():
-            if row["size"] > 1:
-                groups.setdefault(row["cluster"], []).append(row["key"])
-        shown = sorted(groups.values(), key=lambda keys: (-len(keys), keys))[:LIST]
-        folded = sum(len(keys) for keys in groups.values())
-        return self.render(
-            "duplicates.html",
-            groups=[keys[:24] for keys in shown],
-            counts=[len(keys) for keys in shown],
-            total=len(groups),
-            folded=folded,
-            threshold=threshold,
-            index=index.name,
-        )
-
-    async def export(self, request: Request) -> Response:
-        """The result as a list of keys (jsonl, parquet) or as shards (tar)."""
-        form = str(request.path_params["form"])
-        asked = asked_of(request.query_params.multi_items())
-        if form not in (*LISTS, "tar"):
-            return self.problem(404, f"a result is exported as {', '.join(LISTS)} or tar")
-        asked = Asked(
-            **{**vars(asked), "start": 0, "k": min(MAX_TAR if form == "tar" else MOST, max(asked.k, PAGE))}
-        )
-        found = await self.site.run(lambda: self.site.answer(asked))
-        headers = {"content-disposition": f'attachment; filename="result.{form}"'}
-        if form == "tar":
-            return StreamingResponse(
-                as_tar(self.site, found.table), media_type="application/x-tar", headers=headers
-            )
-        data = as_jsonl(found.table) if form == "jsonl" else as_parquet(found.table)
-        return Response(data, media_type=LISTS[form], headers=headers)
+    def _some(self, asked: Asked) -> tuple[pa.Table, str, Mapping[str, Any]]:
+        index = self.site.index(asked.index)
+        mask = matches(index.meta, asked.filter) & index.live if asked.filter else index.live
+        table = index.meta.filter(pa.array(mask))
+        return table, index.name, {"matching": table.num_rows}
 
 
-def _card(row: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+def _nothing(asked: Asked) -> dict[str, Any]:
+    return {
+        "asked": asked, "cards": [], "next": "", "next_page": "", "facets": [], "plan": {}, "index": "",
+    }  # fmt: skip
+
+
+def card(row: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    """What stands under a picture: a short text, the whole one for who cannot see it, and what can be done."""
     key = str(row["key"])
-    said = row.get("caption") or row.get("said") or row.get("class_name") or key
+    texts = [str(row[name]) for name in ("caption", "said", "class_name") if row.get(name)]
+    name = next((text for text in texts if len(text) <= TITLE), texts[-1] if texts else key)
     return {
         "key": key,
-        "said": str(said),
+        "name": name,
+        "said": texts[0] if texts else key,
         "score": row.get("score"),
-        "like": Asked(key=(key,), index=asked.index).url(),
+        "sign": asked.sign(key),
+        "like": Asked(key=(key,), index=asked.index, k=asked.k).url(),
         "plus": asked.plus(key).url(),
         "minus": asked.minus(key).url(),
     }
-
-
-def _with_uploads(asked: Asked, names: list[str]) -> Asked:
-    return Asked(**{**vars(asked), "upload": (*asked.upload, *names), "start": 0})
-
-
-def share(name: str, text: str) -> float:
-    """A number from 0 to 1. Raises ConfigError."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found <= 1:
-        raise ConfigError(f"{name} must be a number from 0 to 1")
-    return round(found, 4)
-
-
-def provenance(site: Site) -> dict[str, Any]:
-    """What the tree says of where it comes from; {} where it says nothing."""
-    from datakit.texts import load_json
-
-    if not site.catalogue.has_store:
-        return {}
-    try:
-        found = load_json(site.catalogue.store.files.read("provenance.json"))
-    except (OSError, ValueError, DatakitError):
-        return {}
-    return {name: found[name] for name in PROVENANCE if name in found} if isinstance(found, dict) else {}

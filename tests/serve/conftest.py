@@ -48,6 +48,11 @@ CALLS = (
 PAYLOADS = [kernel.format(call).replace("CANARY", "127.0.0.1:9") for kernel in KERNELS for call in CALLS]
 
 
+def keys(catalogue: Catalogue) -> list[str]:
+    found: list[str] = catalogue.indices["image"].keys.to_pylist()
+    return found
+
+
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 pictures: each payload is a caption and, with another, a class name."""

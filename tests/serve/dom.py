@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 WORDS = """
 html head meta title link script body a header nav main form label span input select option button ul li img p div aside
-section h1 h2 h3 small figure figcaption bdi article table caption tbody thead tr th td b
+section article code h1 h2 h3 small figure figcaption bdi article table caption tbody thead tr th td b
 """
 ELEMENTS = frozenset(WORDS.split())
 

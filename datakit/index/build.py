@@ -166,7 +166,9 @@ def structured(trained: Trained, found: Merged, assigned: Longs, codes: Bytes) -
     """What searches the merged points: lists filled with their codes, a graph, or nothing. All in the merged order."""
     spec = trained.spec
     if spec.structure == "hnsw":
-        return dataclasses.replace(found, graph=build_graph(trained.axes.for_codes(found.points), spec))
+        return dataclasses.replace(
+            found, graph=build_graph(in_blocks(trained.axes.for_codes, found.points), spec)
+        )
     if spec.structure == "flat":
         return found
     if spec.codes.kind == "nested":

@@ -1,0 +1,121 @@
+"""Files of an index written piece by piece, so that none of it need be in memory: vectors, arrays, faiss's lists.
+
+The bytes are those that Arrow, numpy and faiss write of the whole; `pack` makes the files of a build in memory by the
+same functions.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from datakit.disk import sealed
+from datakit.errors import StoreError
+from datakit.index.folder import VECTOR
+
+Blocks = Iterable[NDArray[Any]]
+Write = Callable[[Any], Any]
+BUFFER = 1 << 20  # bytes gathered before they are written: faiss gives numbers one at a time
+
+
+def matrix_to(write: Write, rows: int, dim: int, kind: Any, blocks: Blocks) -> None:
+    """(rows, dim) of the numpy type `kind`, of blocks of rows, as an Arrow file with the column `vector`.
+
+    One batch, so that the column is one piece of memory when it is mapped: Arrow writes it around a hole, an empty
+    file mapped and never read, and the blocks go where the hole was.
+    """
+    kind, size = np.dtype(kind), rows * dim * np.dtype(kind).itemsize
+    with tempfile.TemporaryFile() as hole:
+        hole.truncate(max(1, size))
+        nothing = mmap.mmap(hole.fileno(), max(1, size), access=mmap.ACCESS_READ)
+        numbers = pa.Array.from_buffers(
+            pa.from_numpy_dtype(kind), rows * dim, [None, pa.py_buffer(nothing)[:size]]
+        )
+        table = pa.table({VECTOR: pa.FixedSizeListArray.from_arrays(numbers, dim)})
+        sink = _Around(write, size, dim, kind, blocks)
+        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), table.schema) as writer:
+            for batch in table.to_batches():
+                writer.write_batch(batch)
+    if sink.missing:
+        raise StoreError(f"{sink.missing} bytes are missing of {rows} vectors")
+
+
+class _Around:
+    """What Arrow writes to; of the hole it takes the blocks instead."""
+
+    closed = False
+
+    def __init__(self, write: Write, size: int, dim: int, kind: Any, blocks: Blocks) -> None:
+        self._write, self.missing, self._dim, self._kind, self._blocks = write, size, dim, kind, blocks
+        self._at = 0
+
+    def write(self, data: Any) -> int:
+        self._at += len(data)
+        if not isinstance(data, pa.Buffer) or not self.missing:
+            self._write(data)
+            return len(data)
+        if len(data) != self.missing:
+            raise StoreError("Arrow wrote vectors otherwise than in one piece")
+        for block in self._blocks:
+            if block.shape[1] != self._dim:
+                raise StoreError(f"vectors of {block.shape[1]} numbers among those of {self._dim}")
+            piece = np.ascontiguousarray(block, self._kind)
+            self._write(piece.reshape(-1).view(np.uint8))
+            self.missing -= piece.nbytes
+        return len(data)
+
+    def tell(self) -> int:
+        return self._at
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def matrix_bytes(rows: NDArray[Any]) -> bytes:
+    """The file of (N, D), in memory."""
+    sink = io.BytesIO()
+    matrix_to(sink.write, len(rows), rows.shape[1], rows.dtype, [rows])
+    return sink.getvalue()
+
+
+def array_to(write: Write, shape: tuple[int, ...], kind: Any, blocks: Blocks) -> None:
+    """An .npy file of blocks of rows."""
+    header = np.lib.format.header_data_from_array_1_0(np.empty((0, *shape[1:]), kind)) | {"shape": shape}
+    np.lib.format.write_array_header_1_0(cast(Any, _Sink(write)), header)
+    for block in blocks:
+        write(np.ascontiguousarray(block, kind).reshape(-1).view(np.uint8))
+
+
+class _Sink:
+    def __init__(self, write: Write) -> None:
+        self.write = write
+
+
+def lists_to(write: Write, lists: Any) -> None:
+    """faiss's lists or graph."""
+    import faiss
+
+    faiss.write_index(lists, faiss.PyCallbackIOWriter(write))
+
+
+@contextmanager
+def written(path: Path, noted: dict[str, dict[str, Any]]) -> Iterator[Write]:
+    """What to write the file by; once it is there, `noted` describes it as `index.json` does."""
+    with sealed(path) as file:
+        buffer = io.BufferedWriter(cast(Any, file), BUFFER)
+        yield buffer.write
+        buffer.flush()
+        buffer.detach()
+    noted[path.name] = {"bytes": file.size, "xxh3": file.digest}

@@ -10,6 +10,7 @@ children; "held" is the most anonymous memory that it had (what is mapped from d
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -42,7 +43,9 @@ def main() -> None:
         for workers in [0, *options.workers]:
             rows.append(_run(options, workers))
             out = Path(scratch) / (f"sharded-{workers}" if workers else "single")
-            same = {p.name: digest_of(p) for p in out.iterdir()} == {p.name: digest_of(p) for p in one.iterdir()}
+            same = {p.name: digest_of(p) for p in out.iterdir()} == {
+                p.name: digest_of(p) for p in one.iterdir()
+            }
             rows[-1]["same"] = same
         print(f"{options.rows} x {options.dim}, {options.parts} parts, codes {options.codes}")
         for row in rows:
@@ -54,7 +57,9 @@ def main() -> None:
 
 
 def _options() -> Any:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--parts", type=int, default=16)
@@ -71,7 +76,7 @@ def _make(options: Any) -> None:
     scale = (1 / np.sqrt(np.arange(1, options.dim + 1))).astype(np.float32)
     centres = rng.standard_normal((options.rows // 20, options.dim), np.float32)
     cuts = np.linspace(0, options.rows, options.parts + 1).astype(int)
-    for number, (start, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for number, (start, stop) in enumerate(itertools.pairwise(cuts)):
         drawn = centres[rng.integers(0, len(centres), stop - start)]
         vectors = (drawn + 0.5 * rng.standard_normal(drawn.shape, np.float32)) * scale
         keys = pa.array([f"k{row:09d}" for row in range(start, stop)])
@@ -80,7 +85,16 @@ def _make(options: Any) -> None:
 
 
 def _run(options: Any, workers: int) -> dict[str, Any]:
-    words = [sys.executable, __file__, "--child", str(workers or -1), "--work", options.work, "--codes", options.codes]
+    words = [
+        sys.executable,
+        __file__,
+        "--child",
+        str(workers or -1),
+        "--work",
+        options.work,
+        "--codes",
+        options.codes,
+    ]
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

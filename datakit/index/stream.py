@@ -49,28 +49,17 @@ def matrix_to(write: Write, rows: int, dim: int, kind: Any, blocks: Blocks) -> N
         raise StoreError(f"{sink.missing} bytes are missing of {rows} vectors")
 
 
-class _Around:
-    """What Arrow writes to; of the hole it takes the blocks instead."""
+class Sink:
+    """What Arrow and numpy take for a file to write to."""
 
     closed = False
 
-    def __init__(self, write: Write, size: int, dim: int, kind: Any, blocks: Blocks) -> None:
-        self._write, self.missing, self._dim, self._kind, self._blocks = write, size, dim, kind, blocks
-        self._at = 0
+    def __init__(self, write: Write) -> None:
+        self._write, self._at = write, 0
 
     def write(self, data: Any) -> int:
+        self._write(data)
         self._at += len(data)
-        if not isinstance(data, pa.Buffer) or not self.missing:
-            self._write(data)
-            return len(data)
-        if len(data) != self.missing:
-            raise StoreError("Arrow wrote vectors otherwise than in one piece")
-        for block in self._blocks:
-            if block.shape[1] != self._dim:
-                raise StoreError(f"vectors of {block.shape[1]} numbers among those of {self._dim}")
-            piece = np.ascontiguousarray(block, self._kind)
-            self._write(piece.reshape(-1).view(np.uint8))
-            self.missing -= piece.nbytes
         return len(data)
 
     def tell(self) -> int:
@@ -83,6 +72,28 @@ class _Around:
         pass
 
 
+class _Around(Sink):
+    """Of the hole it takes the blocks instead."""
+
+    def __init__(self, write: Write, size: int, dim: int, kind: Any, blocks: Blocks) -> None:
+        super().__init__(write)
+        self.missing, self._dim, self._kind, self._blocks = size, dim, kind, blocks
+
+    def write(self, data: Any) -> int:
+        if not isinstance(data, pa.Buffer) or not self.missing:
+            return super().write(data)
+        if len(data) != self.missing:
+            raise StoreError("Arrow wrote vectors otherwise than in one piece")
+        for block in self._blocks:
+            if block.shape[1] != self._dim:
+                raise StoreError(f"vectors of {block.shape[1]} numbers among those of {self._dim}")
+            piece = np.ascontiguousarray(block, self._kind)
+            self._write(piece.reshape(-1).view(np.uint8))
+            self.missing -= piece.nbytes
+        self._at += len(data)
+        return len(data)
+
+
 def matrix_bytes(rows: NDArray[Any]) -> bytes:
     """The file of (N, D), in memory."""
     sink = io.BytesIO()
@@ -93,14 +104,9 @@ def matrix_bytes(rows: NDArray[Any]) -> bytes:
 def array_to(write: Write, shape: tuple[int, ...], kind: Any, blocks: Blocks) -> None:
     """An .npy file of blocks of rows."""
     header = np.lib.format.header_data_from_array_1_0(np.empty((0, *shape[1:]), kind)) | {"shape": shape}
-    np.lib.format.write_array_header_1_0(cast(Any, _Sink(write)), header)
+    np.lib.format.write_array_header_1_0(cast(Any, Sink(write)), header)
     for block in blocks:
         write(np.ascontiguousarray(block, kind).reshape(-1).view(np.uint8))
-
-
-class _Sink:
-    def __init__(self, write: Write) -> None:
-        self.write = write
 
 
 def lists_to(write: Write, lists: Any) -> None:

@@ -67,8 +67,10 @@ def build_sharded(
     """
     place, base = Path(out), Path(work) if work else Path(f"{out}.parts")
     files = [Path(one).absolute() for one in sources]
-    parts, meta = cut(files, column, part_rows), read_meta(files, column)
-    meta = checked_meta(meta, sum(map(len, parts)))
+    parts = cut(files, column, part_rows)
+    if not parts:
+        raise ConfigError("there is no row to index")
+    meta = checked_meta(read_meta(files, column), sum(map(len, parts)))
     with crew(workers, client) as run:
         begun = Work.begun(base.absolute(), _look(parts, column, spec, run))
         asked = {"name": name, "encoders": encoders or {}, "pairing": pairing or {}, "meta": _digest(meta)}
@@ -94,8 +96,6 @@ def _look(parts: Sequence[Part], column: str, spec: Spec, run: Run) -> dict[str,
             raise ConfigError(
                 f"{part.path}, row {part.start}: {dim} numbers in a vector, and {dims[0]} in those of {parts[0].path}"
             )
-    if not parts:
-        raise ConfigError("there is no row to index")
     whole = settled(spec, rows=sum(map(len, parts)), dim=dims[0])
     return plan_of(parts, [one["xxh3"] for one in found], column, whole, dims[0])
 

@@ -21,7 +21,7 @@ from datakit.index.coarse import list_nearness, nearest_lists, within
 from datakit.index.graph import walk
 from datakit.index.nested import scan_nested
 from datakit.index.plan import Words
-from datakit.index.sound import check_fit, spec_of_about
+from datakit.index.sound import check_fit, check_learned, spec_of_about
 from datakit.index.spec import Spec
 from datakit.index.torch_search import OnDevice
 
@@ -171,7 +171,10 @@ def open_base(place: Path, about: Mapping[str, Any]) -> Base:
 def learned(place: Path, about: Mapping[str, Any]) -> tuple[Spec, dict[str, NDArray[Any]]]:
     """What was learned, of the folder of an index: its spec, and arrays by name. Raises StoreError naming the file."""
     spec = spec_of_about(place / folder.ABOUT, about)
-    return spec, folder.read_arrays(folder.checked(place, about["base"]["axes"], about), LEARNED)
+    path = folder.checked(place, about["base"]["axes"], about)
+    arrays = folder.read_arrays(path, LEARNED)
+    check_learned(path, arrays, about)
+    return spec, arrays
 
 
 def axes_of(spec: Spec, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> Axes:

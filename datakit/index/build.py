@@ -146,7 +146,11 @@ def encode(trained: Trained, vectors: Any, first: int = 0) -> Part:
 
     Raises ConfigError for vectors of another length, or not finite.
     """
-    points = in_space(floats(vectors, trained.dim), trained.axes, first)
+    return encode_points(trained, in_space(floats(vectors, trained.dim), trained.axes, first), first)
+
+
+def encode_points(trained: Trained, points: Floats, first: int = 0) -> Part:
+    """As `encode`, of vectors (N, D) as they are compared already."""
     none = np.empty((len(points), 0), np.uint8)
     if trained.spec.structure != "ivf":
         return Part(points=points, assigned=np.zeros(len(points), np.int64), codes=none)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
@@ -38,6 +39,8 @@ UNREADABLE = (
     AttributeError,
     MemoryError,
     NotImplementedError,
+    SyntaxError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     pa.ArrowException,
@@ -80,6 +83,13 @@ def arrays_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """As .npz; numpy stamps its members with no time."""
     sink = io.BytesIO()
     np.savez(sink, **arrays)  # type: ignore[arg-type]
+    return sink.getvalue()
+
+
+def array_bytes(array: NDArray[Any]) -> bytes:
+    """As .npy."""
+    sink = io.BytesIO()
+    np.save(sink, array)
     return sink.getvalue()
 
 

@@ -36,7 +36,7 @@ def make_index(
     vectors = floats(vectors)
     if meta.num_rows != len(vectors):
         raise ConfigError(f"{meta.num_rows} rows of metadata came with {len(vectors)} vectors")
-    _refuse_zero(vectors, meta, spec)
+    refuse_zero(vectors, meta, spec)
     ready = settled(spec, rows=len(vectors), dim=vectors.shape[1])
     held = held_rows(len(vectors), ready)
     kept = np.ones(len(vectors), np.bool_)
@@ -51,7 +51,8 @@ def make_index(
     )
 
 
-def _refuse_zero(vectors: Floats, meta: pa.Table, spec: Spec) -> None:
+def refuse_zero(vectors: Floats, meta: pa.Table, spec: Spec) -> None:
+    """Raises ConfigError naming the key of a vector without a direction, where directions are compared."""
     zero = np.flatnonzero(~vectors.any(axis=1))
     if spec.space.metric == "cosine" and len(zero) and KEY in meta.column_names:
         raise ConfigError(

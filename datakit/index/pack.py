@@ -90,13 +90,15 @@ def index_files(
     pairing: Mapping[str, str] | None = None,
     tuned: Mapping[str, Any] | None = None,
     held: Longs | None = None,
+    learned: int = 0,
     generation: int = 0,
 ) -> dict[str, bytes]:
     """All files of a new index, `index.json` among them. Raises ConfigError for metadata that do not fit.
 
     meta: a row for each vector, in the order of the data: `key` and what filters may ask. encoders: `image` and
     `text`, each with name and weights, as far as queries can be made so. pairing: digests of the store it stands over.
-    held: rows of the merged index that nothing was learned from, for tuning it anew.
+    held: rows of the merged index that nothing was learned from, for tuning it anew. learned: how many rows its lists
+    were chosen for, where it is not as many as there are.
     """
     meta = checked_meta(meta, len(merged.order))
     files, named = base_files(trained, merged, meta, generation=generation, held=held)
@@ -138,6 +140,7 @@ def about_new(
         "pairing": {"keys": keys_digest(keys), **(pairing or {})},
         "base": base,
         "generation": generation,
+        "learned": learned or len(merged.order),
         "deltas": [],
         "deleted": None,
         "search": {},

@@ -37,6 +37,7 @@ KINDS: dict[str, type] = {
     **dict.fromkeys(("spec", "base", "files", "encoders", "pairing", "search"), dict),
     **dict.fromkeys(("deltas", "curve"), list),
 }
+DIMS = 1 << 24  # of a vector at most: Arrow and faiss count them in 32 bits
 MANY = 1 << 62  # rows: how many a code learns from was asked when it learned
 
 
@@ -46,13 +47,25 @@ def spec_of_about(path: Path, about: Mapping[str, Any]) -> Spec:
         raise StoreError(f"{path} is not as datakit writes it: {said}; build the index again")
     try:
         spec = from_json(about["spec"])
-        if spec.structure != "flat":
-            check(spec, rows=MANY, dim=about["dim"])
+        check(spec, rows=MANY, dim=about["dim"])
     except ConfigError as problem:
         raise StoreError(f"{path} is not as datakit writes it: {problem}; build the index again") from problem
     if (wanted := ALWAYS | _parts(spec)) != set(about["base"]):
         raise StoreError(f"{path} must name {', '.join(sorted(wanted))} for a {spec.structure} index")
+    if said := _contradiction(spec, about):
+        raise StoreError(f"{path} is not as datakit writes it: {said}; build the index again")
     return spec
+
+
+def _contradiction(spec: Spec, about: Mapping[str, Any]) -> str:
+    """What `index.json` says of search that an index of this spec has not; empty if nothing is."""
+    kinds = {"flat", {"ivf": "lists", "hnsw": "graph", "flat": "flat"}[spec.structure]}
+    for point in [*about["curve"], *([about["search"]] if about["search"] else [])]:
+        if point["kind"] not in kinds or point.get("nprobe", 0) > spec.coarse.nlist:
+            return f"{point!r} is no way to search {spec.coarse.nlist} lists"
+    own = spec.basis.kind in ("raw", "mrl") or (spec.basis.kind == "opq" and spec.basis.of == "prefix")
+    nested = own and spec.space.metric == "cosine" and spec.structure != "flat"
+    return "" if about["nested"] == nested else f"nested is {about['nested']}"
 
 
 def _parts(spec: Spec) -> set[str]:
@@ -63,8 +76,9 @@ def _parts(spec: Spec) -> set[str]:
 
 def _wrong(about: Mapping[str, Any]) -> Iterator[str]:
     """What is missing or of another kind; what comes after the first is not to be relied on."""
-    for name in ("rows", "dim", "generation"):
-        if not _is_count(about.get(name)) or about[name] < (name != "generation"):
+    for name, least in (("rows", 1), ("dim", 1), ("generation", 0), ("learned", 1)):
+        most = DIMS if name == "dim" else MANY
+        if not _is_count(about.get(name)) or not least <= about[name] <= most:
             yield f"{name} is {about.get(name)!r}"
     for name, kind in KINDS.items():
         if not isinstance(about.get(name), kind):
@@ -73,12 +87,17 @@ def _wrong(about: Mapping[str, Any]) -> Iterator[str]:
         if not _is_text(about[name]):
             yield f"{name} is {about[name]!r}"
     deleted = [] if about.get("deleted") is None else [about["deleted"]]
-    for file in [*about["base"].values(), *about["deltas"], *deleted]:
-        if not isinstance(file, str) or not NAME.fullmatch(file):
-            yield f"{file!r} is no file of an index"
+    files = [*about["base"].values(), *about["deltas"], *deleted]
+    for at, file in enumerate(files):
+        if not isinstance(file, str) or not NAME.fullmatch(file) or file in files[:at]:
+            yield f"{file!r} is no file of an index, or named twice"
     for file, noted in about["files"].items():
-        if not isinstance(noted, dict) or not _is_count(noted.get("bytes")):
-            yield f"files has no size of {file}"
+        if (
+            not isinstance(noted, dict)
+            or not _is_count(noted.get("bytes"))
+            or not _is_text(noted | {"bytes": ""})
+        ):
+            yield f"files has no size and digest of {file}"
     for point in [*about["curve"], *([about["search"]] if about["search"] else [])]:
         if not isinstance(point, dict) or not _is_point(point):
             yield f"{point!r} is no way to search"
@@ -101,6 +120,16 @@ def _is_point(point: Mapping[str, Any]) -> bool:
     plain = all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in numbers)
     counts = all(_is_count(point.get(name, 0)) for name in ("nprobe", "shortlist", "ef", "dims", "filtered"))
     return isinstance(point.get("kind"), str) and plain and counts
+
+
+def check_learned(path: Path, arrays: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Of the arrays at `path` those that upkeep uses. Raises StoreError naming the file."""
+    held, empty = arrays["held"], arrays["empty"]
+    rows = held.dtype == np.int64 and held.ndim == 1 and (held >= 0).all() and (held < about["rows"]).all()
+    if not rows or empty.dtype != np.uint8 or empty.ndim != 1:
+        raise StoreError(
+            f"{path} does not hold what was learned of {about['rows']} rows; build the index again"
+        )
 
 
 def check_fit(base: Base, place: Path, about: Mapping[str, Any]) -> None:
@@ -137,7 +166,8 @@ def _shapes(base: Base) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
     axes, dim, spec = base.axes, base.points.shape[1], base.spec
     yield "center", axes.center, (dim if len(axes.center) or spec.space.center else 0,)
     yield "coarse axes", axes.coarse, (axes.d_c if len(axes.coarse) else 0, dim)
-    yield "code axes", axes.codes, (axes.d_s if len(axes.codes) else 0, dim)
+    turned = spec.basis.kind in ("pca", "opq") and spec.structure != "flat"
+    yield "code axes", axes.codes, (axes.d_s if turned else 0, dim)
     if spec.structure == "ivf":
         yield "centroids", base.centroids, (spec.coarse.nlist, axes.d_c)
         yield "means", base.means, (spec.coarse.nlist, axes.d_s)

@@ -24,6 +24,7 @@ from datakit.rng import rng_for
 
 SHORTLISTS = (0.3, 0.5, 1, 1.5, 2, 3)  # times that of the spec
 ENOUGH = 0.99  # recall beyond which nothing more costly is tried, unless the target is higher
+JUDGES = 64  # rows held out, under which more are drawn from those learned from
 CONFIDENCE = (
     0.5  # standard errors that a setting's recall must lie above the target: it holds it more often than not
 )
@@ -61,8 +62,10 @@ def tune(
 def _held_out(base: Base, target: Target, queries: Any, rows: Longs | None) -> tuple[Floats, Longs | None]:
     if queries is not None:
         return np.ascontiguousarray(queries, np.float32), None
-    if rows is None or not len(rows):
-        rows = rng_for(base.spec.seed, "index", "queries").permutation(len(base))[: target.queries]
+    if rows is None or len(rows) < JUDGES:
+        rows = np.arange(len(base))
+    if len(rows) > target.queries:
+        rows = rng_for(base.spec.seed, "index", "queries").permutation(rows)[: target.queries]
     return np.ascontiguousarray(base.points[rows], np.float32), rows.astype(np.int64)
 
 

@@ -41,3 +41,25 @@ def test_two_builds_one_after_the_other_are_no_race(
     log.parent.mkdir(parents=True)
     log.write_text("".join(json.dumps({"event": "note", "pid": int(pid)}) + "\n" for pid in pids))
     assert importlib.import_module("fault_cases.f18_races").one_after_the_other(tmp_path) == apart
+
+
+@pytest.mark.parametrize(
+    ("way", "name", "answer", "bad"),
+    [
+        ("damage", "axes-0.npz", ("ok", "other answers"), True),
+        ("damage", "axes-0.npz", ("ok", "sound"), True),
+        ("damage", "axes-0.npz", ("refused", "vectors-0.arrow is not as written"), True),
+        ("damage", "axes-0.npz", ("refused", "x/axes-0.npz is not as written"), False),
+        ("lie", "index.json", ("ok", "other answers"), True),
+        ("lie", "index.json", ("ok", "sound"), False),
+        ("lie", "index.json", ("escaped", "index.json"), True),
+        ("vouch", "lists-0.faiss", ("died", ""), True),
+        ("vouch", "lists-0.faiss", ("ok", "other answers"), False),
+    ],
+)
+def test_a_damaged_index_that_answers_otherwise_or_hides_the_file_is_no_success(
+    way: str, name: str, answer: tuple[str, str], bad: bool, cases: ModuleType
+) -> None:
+    module = importlib.import_module("fault_cases.f20_indices")
+    said = {"said": answer[0], "reason": "", "detail": answer[1]}
+    assert module.wrong(getattr(module, way), name, said, "sound") == bad

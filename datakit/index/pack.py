@@ -111,6 +111,7 @@ def index_files(
         encoders=encoders,
         pairing=pairing,
         tuned=tuned,
+        learned=learned,
         generation=generation,
     )
     return {**files, folder.ABOUT: folder.about_bytes(about)}
@@ -126,6 +127,7 @@ def about_new(
     encoders: Mapping[str, Mapping[str, str]] | None,
     pairing: Mapping[str, str] | None,
     tuned: Mapping[str, Any] | None,
+    learned: int = 0,
     generation: int = 0,
 ) -> dict[str, Any]:
     """What `index.json` says of a new index. base: part → file; files: each, described. Others: see `index_files`."""
@@ -140,7 +142,7 @@ def about_new(
         "pairing": {"keys": keys_digest(keys), **(pairing or {})},
         "base": base,
         "generation": generation,
-        "learned": learned or len(merged.order),
+        "learned": learned or len(keys),
         "deltas": [],
         "deleted": None,
         "search": {},

@@ -116,7 +116,7 @@ def _merged(work: Work, phase: Phase) -> list[str]:
         return parts
     sizes = np.zeros(work.spec.coarse.nlist, np.int64)
     for part in parts:
-        sizes += np.bincount(work.array(f"{part}.lists"), minlength=len(sizes))
+        sizes += np.bincount(work.array(part, "lists"), minlength=len(sizes))
     most, firsts = max(len(part) for part in work.parts), np.cumsum([0, *sizes])
     jobs: list[dict[str, Any]] = [
         {"name": f"range-{number:05d}", "lists": [low, high], "first": int(firsts[low])}

@@ -45,8 +45,8 @@ def write_index(
     out.mkdir(parents=True, exist_ok=True)
     (out / folder.ABOUT).unlink(missing_ok=True)
     trained, spec, noted = work.trained, work.spec, Noted()
-    order = np.concatenate([work.array(f"{piece}.rows") for piece in pieces])
-    lists = np.concatenate([work.array(f"{piece}.lists") for piece in pieces])
+    order = np.concatenate([work.array(piece, "rows") for piece in pieces])
+    lists = np.concatenate([work.array(piece, "lists") for piece in pieces])
     ends = np.cumsum(np.bincount(lists, minlength=max(1, len(trained.centroids))))
     kind = np.float16 if stores_half(spec) else np.float32
     _write_matrix(work, out / "vectors-0.arrow", pieces, "points", work.plan["dim"], kind, noted)
@@ -85,7 +85,7 @@ def write_index(
 def _write_matrix(
     work: Work, path: Path, pieces: Sequence[str], what: str, dim: int, kind: Any, noted: Noted
 ) -> None:
-    arrays = [work.array(f"{piece}.{what}") for piece in pieces]
+    arrays = [work.array(piece, what) for piece in pieces]
     with stream.written(path, noted) as write:
         stream.matrix_to(write, sum(map(len, arrays)), dim, kind, _chunks(arrays))
 
@@ -100,7 +100,7 @@ def _write_lists(work: Work, path: Path, pieces: Sequence[str], noted: Noted) ->
     """One IVF, filled piece after piece."""
     lists, first = work.trained.lists(), 0
     for piece in pieces:
-        assigned, codes = work.array(f"{piece}.lists"), work.array(f"{piece}.codes")
+        assigned, codes = work.array(piece, "lists"), work.array(piece, "codes")
         lists_of_codes.fill(lists, assigned.astype(np.int64), codes, first)
         first += len(codes)
     with stream.written(path, noted) as write:
@@ -108,7 +108,7 @@ def _write_lists(work: Work, path: Path, pieces: Sequence[str], noted: Noted) ->
 
 
 def _write_graph(work: Work, path: Path, pieces: Sequence[str], noted: Noted) -> None:
-    arrays = [work.array(f"{piece}.points") for piece in pieces]
+    arrays = [work.array(piece, "points") for piece in pieces]
     firsts: Longs = np.cumsum([0, *map(len, arrays)])
     with one_thread():
         coded = [

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datakit.index import folder
 from datakit.index.arrays import Longs, in_blocks, one_thread
-from datakit.index.base import axes_of, stores_half
-from datakit.index.basis import Axes, in_space
+from datakit.index.base import stores_half
+from datakit.index.basis import in_space
 from datakit.index.build import encode
 from datakit.index.coarse import list_of
 from datakit.index.lloyd import Sums, largest_of, summed
@@ -30,7 +29,10 @@ def do(job: Mapping[str, Any]) -> dict[str, Any]:
         return look(Part(**job["part"]), job["column"], job["metric"])
     work = Work.opened(job["work"], job["plan"])
     if found := work.whole(job["name"]):
-        return {"made": False, **{name: found[name] for name in found if name not in ("plan", "files")}}
+        return {
+            "made": False,
+            **{name: found[name] for name in found if name not in ("plan", "digest", "arrays")},
+        }
     with one_thread():
         return {"made": True, **JOBS[job["job"]](work, job)}
 
@@ -45,7 +47,7 @@ def look(part: Part, column: str, metric: str) -> dict[str, Any]:
 
 def sample(work: Work, job: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a part's vectors that are learned from."""
-    part, wanted = work.parts[job["number"]], work.array("wanted.rows")
+    part, wanted = work.parts[job["number"]], work.array("wanted", "rows")
     here = wanted[np.searchsorted(wanted, part.first) : np.searchsorted(wanted, part.first + len(part))]
     found = work.vectors(job["number"])[here - part.first]
     with work.making(job["name"]) as making:
@@ -55,7 +57,7 @@ def sample(work: Work, job: Mapping[str, Any]) -> dict[str, Any]:
 
 def narrow(work: Work, job: Mapping[str, Any]) -> dict[str, Any]:
     """A part's rows as `Axes.for_lists` gives them: what passes go over, and the largest number in its vectors."""
-    axes, part = trained_axes(work), work.parts[job["number"]]
+    axes, part = work.axes(), work.parts[job["number"]]
     points = in_space(work.vectors(job["number"]), axes, part.first)
     found, said = in_blocks(axes.for_lists, points, part.first), {"largest": largest_of(points)}
     with work.making(job["name"], **said) as making:
@@ -65,11 +67,11 @@ def narrow(work: Work, job: Mapping[str, Any]) -> dict[str, Any]:
 
 def sums(work: Work, job: Mapping[str, Any]) -> dict[str, Any]:
     """A pass over a few parts; see `lloyd`."""
-    centroids, held, axes = work.array(job["centroids"]), work.array("held.rows"), trained_axes(work)
+    centroids, held, axes = work.array(job["centroids"], "rows"), work.array("held", "rows"), work.axes()
     wide = work.spec.codes.dims if job["coded"] else centroids.shape[1]
     total = Sums(np.zeros((len(centroids), wide), np.int64), np.zeros(len(centroids), np.int64))
     for number in range(*job["parts"]):
-        part, rows = work.parts[number], work.array(f"narrow-{number:05d}.rows")
+        part, rows = work.parts[number], work.array(f"narrow-{number:05d}", "rows")
         kept = ~np.isin(np.arange(part.first, part.first + len(part)), held)
         lists = list_of(
             np.ascontiguousarray(rows), np.ascontiguousarray(centroids), work.spec.space.metric, part.first
@@ -81,12 +83,6 @@ def sums(work: Work, job: Mapping[str, Any]) -> dict[str, Any]:
         making.array("total", total.total)
         making.array("counts", total.counts)
     return {}
-
-
-def trained_axes(work: Work) -> Axes:
-    """The axes, when nothing else is learned yet."""
-    arrays = folder.read_arrays(work.base / "axes.npz", ("center", "coarse", "codes", "nested"))
-    return axes_of(work.spec, arrays, {"dim": work.plan["dim"], "nested": bool(arrays["nested"])})
 
 
 def encode_part(work: Work, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,14 +102,14 @@ def encode_part(work: Work, job: Mapping[str, Any]) -> dict[str, Any]:
 def merge_range(work: Work, job: Mapping[str, Any]) -> dict[str, Any]:
     """The rows of some lists out of every part: the shuffle. Sorted by list and number, as one part would have them."""
     low, high = job["lists"]
-    lists = [work.array(f"part-{number:05d}.lists") for number in range(len(work.parts))]
+    lists = [work.array(f"part-{number:05d}", "lists") for number in range(len(work.parts))]
     slices = [slice(*np.searchsorted(one, [low, high])) for one in lists]
     assigned = np.concatenate([one[here] for one, here in zip(lists, slices, strict=True)])
     order = np.argsort(assigned, kind="stable")
     spec, (rows, dim) = work.spec, (len(order), work.plan["dim"])
 
     def gathered(what: str) -> Callable[[slice], NDArray[Any]]:
-        parts = [work.array(f"part-{number:05d}.{what}")[here] for number, here in enumerate(slices)]
+        parts = [work.array(f"part-{number:05d}", what)[here] for number, here in enumerate(slices)]
         return lambda at: _gather(parts, order[at])
 
     with work.making(job["name"]) as making:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from datakit.index import folder
 from datakit.index.arrays import Floats
 from datakit.index.basis import Axes
 from datakit.index.build import held_rows, sample_rows, train
@@ -33,8 +32,11 @@ def learn(work: Work, phase: Phase) -> None:
         with work.making(name) as making:
             making.array("rows", drawn)
     phase(work, "sample", numbered("sample", len(work.parts)))
-    gathered = [work.array(f"sample-{number:05d}.vectors") for number in range(len(work.parts))]
-    work.put_trained(train(np.concatenate(gathered), spec, rows=rows, everything=Everywhere(work, phase)))
+    gathered = [work.array(f"sample-{number:05d}", "vectors") for number in range(len(work.parts))]
+    trained = train(np.concatenate(gathered), spec, rows=rows, everything=Everywhere(work, phase))
+    arrays = {"centroids": trained.centroids, "means": trained.means}
+    arrays |= {**trained.axes.arrays(), "empty": np.frombuffer(trained.empty, np.uint8)}
+    work.put_learned("trained", arrays, trained.axes.nested)
     work.remove("sample", "wanted", "held", "axes", "narrow", "centroids", "sums")
 
 
@@ -45,8 +47,7 @@ class Everywhere:
         self._work, self._phase, self._pass = work, phase, 0
 
     def begin(self, axes: Axes) -> float:
-        with self._work.making("axes") as making:
-            making.file("npz", [folder.arrays_bytes({**axes.arrays(), "nested": np.array(axes.nested)})])
+        self._work.put_learned("axes", axes.arrays(), axes.nested)
         said = self._phase(self._work, "narrow", numbered("narrow", len(self._work.parts)))
         return float(max(one["largest"] for one in said))
 
@@ -57,7 +58,7 @@ class Everywhere:
         if not work.whole(name):
             with work.making(f"centroids-{name[5:]}") as making:
                 making.array("rows", centroids)
-            words: dict[str, Any] = {"centroids": f"centroids-{name[5:]}.rows", "step": step, "coded": coded}
+            words: dict[str, Any] = {"centroids": f"centroids-{name[5:]}", "step": step, "coded": coded}
             many = -(-len(work.parts) // GROUPS)
             starts = range(0, len(work.parts), many)
             jobs = [
@@ -75,4 +76,4 @@ class Everywhere:
 
 
 def _read(work: Work, name: str) -> Sums:
-    return Sums(np.array(work.array(f"{name}.total")), np.array(work.array(f"{name}.counts")))
+    return Sums(np.array(work.array(name, "total")), np.array(work.array(name, "counts")))

@@ -1,11 +1,13 @@
 """The folder that a sharded build works in: the plan, and what jobs made of it, each with a record, written last.
 
-A record names the plan that its files are of, and their digests: what is of another plan, or was damaged since, is
-made again. So a build killed at any moment goes on from what is whole, and two that run at once write the same bytes.
+A file holds arrays, one behind the other, to be mapped; its record says where each lies, which plan they are of, and
+the digest of it all: what is of another plan, or was damaged since, is made again. So a build killed at any moment goes
+on from what is whole, and two that run at once write the same bytes.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +24,10 @@ from datakit.disk import digest_of, remove_orphans
 from datakit.errors import ConfigError, EnvironmentProblem, StoreError
 from datakit.index import folder, stream
 from datakit.index.arrays import Floats
-from datakit.index.base import LEARNED, axes_of
+from datakit.index.base import axes_of
+from datakit.index.basis import Axes
 from datakit.index.build import Trained
-from datakit.index.pack import learned_bytes, libraries
+from datakit.index.pack import libraries
 from datakit.index.sharded_parts import Part, read_vectors
 from datakit.index.spec import Spec
 from datakit.index.spec_json import from_json
@@ -34,7 +37,8 @@ from datakit.store.contents import canonical
 PLAN = "plan.json"
 MARK = ".datakit-index"  # says that the folder is ours, and what lies there may be taken away
 KINDS = "wanted|held|sample|trained|axes|narrow|centroids|sums|part|range"
-OURS = re.compile(rf"({KINDS})(-[0-9]+)*\.(json|npz|([a-z]+\.)?npy)")
+OURS = re.compile(rf"({KINDS})(-[0-9]+)*\.(json|bin)")
+ALIGNED = 64  # bytes, as Arrow lays them
 
 
 def plan_of(
@@ -119,47 +123,58 @@ class Work:
         if record is None or record.get("plan") != self.print:
             return None
         try:
-            good = all(digest_of(self.base / file) == xxh3 for file, xxh3 in record["files"].items())
+            return record if digest_of(self.base / f"{name}.bin") == record["digest"] else None
         except OSError:
             return None
-        return record if good else None
 
     @contextmanager
     def making(self, name: str, **said: Any) -> Iterator[Making]:
-        """Files of one name; said: more for the record."""
-        making = Making(self.base, name)
-        yield making
-        files = {file: noted["xxh3"] for file, noted in making.noted.items()}
-        write_record(self.base / f"{name}.json", {"plan": self.print, "files": files, **said})
+        """Arrays of one name; said: more for the record."""
+        path, noted = self.base / f"{name}.bin", dict[str, dict[str, Any]]()
+        with stream.written(path, noted) as write:
+            making = Making(write)
+            yield making
+        found = {"plan": self.print, "digest": noted[path.name]["xxh3"], "arrays": making.arrays, **said}
+        write_record(self.base / f"{name}.json", found)
 
-    def array(self, name: str) -> NDArray[Any]:
+    def array(self, name: str, part: str) -> NDArray[Any]:
         """Mapped. Raises StoreError where it vanished since it was found whole."""
-        path = self.base / f"{name}.npy"
+        path = self.base / f"{name}.bin"
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+            lies = (read_record(self.base / f"{name}.json") or {})["arrays"][part]
+            shape, kind = tuple(lies["shape"]), np.dtype(lies["kind"])
+            if 0 in shape:
+                return np.empty(shape, kind)
+            return np.memmap(path, kind, "r", lies["at"], shape)
         except folder.UNREADABLE as problem:
             raise StoreError(
                 f"{path} vanished or is damaged: {problem}; give the same call again"
             ) from problem
 
-    def put_trained(self, trained: Trained) -> None:
-        with self.making("trained", nested=trained.axes.nested) as making:
-            none = np.empty(0, np.int64)
-            making.file("npz", [learned_bytes(trained, none, none)])
+    def put_learned(self, name: str, arrays: Mapping[str, NDArray[Any]], nested: bool) -> None:
+        with self.making(name, nested=nested) as making:
+            for part, array in arrays.items():
+                making.array(part, array)
+
+    def axes(self, name: str = "axes") -> Axes:
+        """As they are known before anything else is learned, or after."""
+        arrays = {part: np.array(self.array(name, part)) for part in ("center", "coarse", "codes")}
+        record = read_record(self.base / f"{name}.json") or {}
+        return axes_of(self.spec, arrays, {"dim": self.plan["dim"], "nested": record.get("nested")})
 
     @cached_property
     def trained(self) -> Trained:
         """What was learned, as any job finds it."""
-        record = read_record(self.base / "trained.json") or {}
-        arrays = folder.read_arrays(self.base / "trained.npz", LEARNED)
-        about = {"dim": self.plan["dim"], "nested": record.get("nested")}
+        centroids, means, empty = (
+            np.array(self.array("trained", part)) for part in ("centroids", "means", "empty")
+        )
         return Trained(
             spec=self.spec,
             dim=self.plan["dim"],
-            axes=axes_of(self.spec, arrays, about),
-            centroids=arrays["centroids"],
-            means=arrays["means"],
-            empty=arrays["empty"].tobytes(),
+            axes=self.axes("trained"),
+            centroids=centroids,
+            means=means,
+            empty=empty.tobytes(),
         )
 
     def remove(self, *kinds: str) -> None:
@@ -171,24 +186,26 @@ class Work:
 
 
 class Making:
-    """What is being made under one name."""
+    """Arrays on their way into a file."""
 
-    def __init__(self, base: Path, name: str) -> None:
-        self._base, self._name, self.noted = base, name, dict[str, dict[str, Any]]()
-
-    def file(self, ending: str, pieces: Iterable[Any]) -> None:
-        with stream.written(self._base / f"{self._name}.{ending}", self.noted) as write:
-            for piece in pieces:
-                write(piece)
+    def __init__(self, write: stream.Write) -> None:
+        self._write, self._at, self.arrays = write, 0, dict[str, dict[str, Any]]()
 
     def array(self, part: str, array: NDArray[Any]) -> None:
-        """`<name>.<part>.npy`."""
         self.blocks(part, array.shape, array.dtype, [array])
 
     def blocks(self, part: str, shape: tuple[int, ...], kind: Any, blocks: stream.Blocks) -> None:
-        """As `array`, of blocks of rows."""
-        with stream.written(self._base / f"{self._name}.{part}.npy", self.noted) as write:
-            stream.array_to(write, shape, kind, blocks)
+        """An array of this shape and numpy type, of blocks of rows."""
+        kind, size = np.dtype(kind), 0
+        for block in blocks:
+            piece = np.ascontiguousarray(block, kind)
+            self._write(piece.reshape(-1).view(np.uint8))
+            size += piece.nbytes
+        self.arrays[part] = {"kind": kind.str, "shape": list(shape), "at": self._at}
+        if size != math.prod(shape) * kind.itemsize:
+            raise StoreError(f"{part}: {size} bytes came for an array of {shape}")
+        self._write(bytes(-size % ALIGNED))
+        self._at += size + -size % ALIGNED
 
 
 def digest_of_vectors(vectors: Floats) -> str:

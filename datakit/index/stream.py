@@ -1,6 +1,6 @@
-"""Files of an index written piece by piece, so that none of it need be in memory: vectors, arrays, faiss's lists.
+"""Files of an index written piece by piece, so that none of it need be in memory: vectors, faiss's lists.
 
-The bytes are those that Arrow, numpy and faiss write of the whole; `pack` makes the files of a build in memory by the
+The bytes are those that Arrow and faiss write of the whole; `pack` makes the files of a build in memory by the
 same functions.
 """
 
@@ -50,7 +50,7 @@ def matrix_to(write: Write, rows: int, dim: int, kind: Any, blocks: Blocks) -> N
 
 
 class Sink:
-    """What Arrow and numpy take for a file to write to."""
+    """What Arrow takes for a file to write to."""
 
     closed = False
 
@@ -99,14 +99,6 @@ def matrix_bytes(rows: NDArray[Any]) -> bytes:
     sink = io.BytesIO()
     matrix_to(sink.write, len(rows), rows.shape[1], rows.dtype, [rows])
     return sink.getvalue()
-
-
-def array_to(write: Write, shape: tuple[int, ...], kind: Any, blocks: Blocks) -> None:
-    """An .npy file of blocks of rows."""
-    header = np.lib.format.header_data_from_array_1_0(np.empty((0, *shape[1:]), kind)) | {"shape": shape}
-    np.lib.format.write_array_header_1_0(cast(Any, Sink(write)), header)
-    for block in blocks:
-        write(np.ascontiguousarray(block, kind).reshape(-1).view(np.uint8))
 
 
 def lists_to(write: Write, lists: Any) -> None:

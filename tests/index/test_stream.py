@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datakit.disk import digest_of
 from datakit.errors import StoreError
 from datakit.index import folder, stream
 
@@ -28,19 +27,6 @@ def test_vectors_in_pieces_make_the_file_that_arrow_writes(rows: int, kind: Any)
         assert sink.getvalue() == stream.matrix_bytes(whole) == wanted
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (1, 3), (1000, 7), (5, 0), (9,)])
-def test_arrays_in_pieces_make_the_file_that_numpy_writes(shape: tuple[int, ...], tmp_path: Path) -> None:
-    whole = np.arange(np.prod(shape)).reshape(shape)
-    np.save(tmp_path / "whole.npy", whole)
-    noted: dict[str, dict[str, Any]] = {}
-    with stream.written(tmp_path / "pieces.npy", noted) as write:
-        stream.array_to(write, shape, whole.dtype, [whole[:1], whole[1:]])
-    data = (tmp_path / "pieces.npy").read_bytes()
-    assert data == (tmp_path / "whole.npy").read_bytes()
-    assert noted == {"pieces.npy": {"bytes": len(data), "xxh3": digest_of(tmp_path / "pieces.npy")}}
-    assert (np.load(tmp_path / "pieces.npy", mmap_mode="r") == whole).all()
-
-
 def test_pieces_that_do_not_add_up_are_no_file(tmp_path: Path) -> None:
     three = np.ones((3, 4), np.float32)
     for rows, pieces, said in (
@@ -51,6 +37,15 @@ def test_pieces_that_do_not_add_up_are_no_file(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=said), stream.written(tmp_path / "a.arrow", {}) as write:
             stream.matrix_to(write, rows, 4, np.float32, pieces)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_described_as_it_lies(tmp_path: Path) -> None:
+    noted: dict[str, dict[str, Any]] = {}
+    with stream.written(tmp_path / "a", noted) as write:
+        write(b"ab")
+        write(np.frombuffer(b"cd", np.uint8))
+    assert noted == {"a": folder.described({"a": b"abcd"})["a"]}
+    assert (tmp_path / "a").read_bytes() == b"abcd"
 
 
 def test_no_file_is_in_memory() -> None:

@@ -75,6 +75,7 @@ def build_sharded(
         begun = Work.begun(base.absolute(), _look(parts, column, spec, run))
         asked = {"name": name, "encoders": encoders or {}, "pairing": pairing or {}, "meta": _digest(meta)}
         if _is_done(begun, place, asked):
+            begun.remove()  # as a kill after the last record left it
             return place
         phase = _phases(run, tell)
         learn(begun, phase)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from datakit.disk import remove_orphans
 from datakit.index import codes as lists_of_codes
 from datakit.index import folder, stream
 from datakit.index.arrays import Longs, in_blocks, one_thread
@@ -44,6 +45,7 @@ def write_index(
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / folder.ABOUT).unlink(missing_ok=True)
+    remove_orphans(out, ours=False)
     trained, spec, noted = work.trained, work.spec, Noted()
     order = np.concatenate([work.array(piece, "rows") for piece in pieces])
     lists = np.concatenate([work.array(piece, "lists") for piece in pieces])

@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 
 from datakit.errors import ConfigError, EnvironmentProblem, StoreError
-from datakit.index import folder, sharded_crew
+from datakit.index import folder, pack, sharded_crew
 from datakit.index.folder import vector_column
 from datakit.index.make import make_index
 from datakit.index.sharded import build_sharded
@@ -360,3 +361,14 @@ def test_a_fault_in_a_job_is_told_as_one(capfd: pytest.CaptureFixture[str]) -> N
     with pytest.raises(Exception, match="the job dance failed: KeyError"):
         sharded_crew.read_answer(sharded_crew.answer('{"job": "dance"}'))
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_keys_are_hashed_in_the_order_of_their_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads `index.json` elsewhere can say it of sorted lines; of no keys as well."""
+    keys = ["b", "a", "", "é", "中", "\U0001f600", "\uffff", "ab", "B"]
+    wanted = xxhash.xxh3_128_hexdigest("\n".join(sorted(keys)).encode())
+    for lines in (2, 100):
+        monkeypatch.setattr(pack, "LINES", lines)
+        assert pack.keys_digest(pa.array(keys)) == wanted
+        assert pack.keys_digest(pa.chunked_array([keys[5:], keys[:5]])) == wanted
+    assert pack.keys_digest(pa.array([])) == xxhash.xxh3_128_hexdigest(b"")

@@ -38,7 +38,7 @@ from datakit.manifest import read_record, write_record
 
 Tell = Callable[
     [str, int, int], Any
-]  # what jobs do, how many there are, how many there was something to do for
+]  # what jobs do, how many there are, how many of them had something to do
 DONE = "done.json"
 
 
@@ -62,6 +62,8 @@ def build_sharded(
     work: where parts lie until the index is whole; `<out>.parts` if empty, on a disk shared with the workers of a
     cluster. It needs some twice the room of the vectors, and is emptied in the end. The same call again goes on from
     what is whole, and does nothing where the index is. part_rows: that a job takes at once, about; 0: by their bytes.
+    tell: hears of each kind of job when all of them are done.
+
     Raises ConfigError (a column missing, a file and row whose vector is broken), EnvironmentProblem where workers keep
     dying or the disk refuses, StoreError for sources that change meanwhile.
     """
@@ -90,15 +92,18 @@ def build_sharded(
 def _look(parts: Sequence[Part], column: str, spec: Spec, run: Run) -> dict[str, Any]:
     """The plan, of vectors that have all been looked at."""
     words = {"job": "look", "column": column, "metric": spec.space.metric}
-    found = run([{**words, "part": vars(part)} for part in parts])
-    dims = [one["dim"] for one in found]
-    for part, dim in zip(parts, dims, strict=True):
-        if dim != dims[0]:
-            raise ConfigError(
-                f"{part.path}, row {part.start}: {dim} numbers in a vector, and {dims[0]} in those of {parts[0].path}"
-            )
-    whole = settled(spec, rows=sum(map(len, parts)), dim=dims[0])
-    return plan_of(parts, [one["xxh3"] for one in found], column, whole, dims[0])
+    jobs = [{**words, "part": vars(part)} for part in parts]
+    first = run(jobs[:1])
+    dim = first[0]["dim"]
+    whole = settled(
+        spec, rows=sum(map(len, parts)), dim=dim
+    )  # what is wrong with the spec is said before the rest
+    found = first + run(jobs[1:])
+    for part, one in zip(parts, found, strict=True):
+        if one["dim"] != dim:
+            here, there = f"{part.path}, row {part.start}", parts[0].path
+            raise ConfigError(f"{here}: {one['dim']} numbers in a vector, and {dim} in those of {there}")
+    return plan_of(parts, [one["xxh3"] for one in found], column, whole, dim)
 
 
 def _phases(run: Run, tell: Tell) -> Phase:

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datakit.disk import remove_orphans
 from datakit.index import codes as lists_of_codes
 from datakit.index import folder, stream
 from datakit.index.arrays import Longs, in_blocks, one_thread
@@ -24,6 +23,7 @@ from datakit.index.graph import build_graph
 from datakit.index.pack import KEY, about_new, learned_bytes
 from datakit.index.sharded_work import Work
 from datakit.index.tune import tune
+from datakit.index.writing import commit
 
 CHUNK = 1 << 16  # rows read at once
 Noted = dict[str, dict[str, Any]]
@@ -45,14 +45,28 @@ def write_index(
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / folder.ABOUT).unlink(missing_ok=True)
-    remove_orphans(out, ours=False)
-    trained, spec, noted = work.trained, work.spec, Noted()
+    trained, noted = work.trained, Noted()
     order = np.concatenate([work.array(piece, "rows") for piece in pieces])
     lists = np.concatenate([work.array(piece, "lists") for piece in pieces])
     ends = np.cumsum(np.bincount(lists, minlength=max(1, len(trained.centroids))))
+    held = np.flatnonzero(np.isin(order, held_rows(len(order), work.spec)))
+    tuned = tune(_written_base(work, out, pieces, ends, noted), rows=held)
+    with stream.written(out / "axes-0.npz", noted) as write:
+        write(learned_bytes(trained, ends, held))
+    with stream.written(out / "meta-0.arrow", noted) as write:
+        write(folder.table_bytes(meta.take(pa.array(order))))
+    named = {file.partition("-")[0]: file for file in noted}
+    about = about_new(
+        trained, meta[KEY], named, noted, name=name, encoders=encoders, pairing=pairing, tuned=tuned
+    )
+    commit(out, {folder.ABOUT: folder.about_bytes(about)})
+
+
+def _written_base(work: Work, out: Path, pieces: Sequence[str], ends: Longs, noted: Noted) -> Base:
+    """Vectors and what searches them, written and read back: tuned as it will be opened."""
+    spec, dim, found = work.spec, work.plan["dim"], dict[str, Any]()
     kind = np.float16 if stores_half(spec) else np.float32
-    _write_matrix(work, out / "vectors-0.arrow", pieces, "points", work.plan["dim"], kind, noted)
-    found: dict[str, Any] = {}
+    _write_matrix(work, out / "vectors-0.arrow", pieces, "points", dim, kind, noted)
     if spec.structure == "ivf" and spec.codes.kind == "nested":
         _write_matrix(work, out / "nested-0.arrow", pieces, "nested", spec.codes.dims, np.float32, noted)
         found["nested"] = folder.read_matrix(out / "nested-0.arrow", spec.codes.dims)
@@ -62,26 +76,15 @@ def write_index(
     elif spec.structure == "hnsw":
         _write_graph(work, out / "graph-0.faiss", pieces, noted)
         found["graph"] = folder.read_lists(out / "graph-0.faiss")
-    base = Base(
+    return Base(
         spec=spec,
-        axes=trained.axes,
-        points=folder.read_matrix(out / "vectors-0.arrow", work.plan["dim"]),
-        centroids=trained.centroids,
-        means=trained.means,
+        axes=work.trained.axes,
+        points=folder.read_matrix(out / "vectors-0.arrow", dim),
+        centroids=work.trained.centroids,
+        means=work.trained.means,
         ends=ends,
         **found,
     )
-    held = np.flatnonzero(np.isin(order, held_rows(len(order), spec)))
-    tuned = tune(base, rows=held)
-    with stream.written(out / "axes-0.npz", noted) as write:
-        write(learned_bytes(trained, ends, held))
-    with stream.written(out / "meta-0.arrow", noted) as write:
-        write(folder.table_bytes(meta.take(pa.array(order))))
-    named = {file.partition("-")[0]: file for file in noted}
-    about = about_new(
-        trained, meta[KEY], named, noted, name=name, encoders=encoders, pairing=pairing, tuned=tuned
-    )
-    folder.write_files(out, {folder.ABOUT: folder.about_bytes(about)})
 
 
 def _write_matrix(

@@ -29,10 +29,7 @@ def do(job: Mapping[str, Any]) -> dict[str, Any]:
         return look(Part(**job["part"]), job["column"], job["metric"])
     work = Work.opened(job["work"], job["plan"])
     if found := work.whole(job["name"]):
-        return {
-            "made": False,
-            **{name: found[name] for name in found if name not in ("plan", "digest", "arrays")},
-        }
+        return {"made": False, **found["said"]}
     with one_thread():
         return {"made": True, **JOBS[job["job"]](work, job)}
 

@@ -135,11 +135,11 @@ def _column(part: Part, column: str) -> Any:
         if not part.path.endswith(PARQUET):
             found = folder.read_mapped(Path(part.path))[column].slice(part.start, len(part))
         else:
-            file = pq.ParquetFile(part.path)
-            sizes = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
-            starts = np.cumsum([0, *sizes])[:-1]
-            groups = np.flatnonzero((starts >= part.start) & (starts < part.stop)).tolist()
-            found = file.read_row_groups(groups, columns=[column])[column]
+            with pq.ParquetFile(part.path) as file:
+                sizes = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
+                starts = np.cumsum([0, *sizes])[:-1]
+                groups = np.flatnonzero((starts >= part.start) & (starts < part.stop)).tolist()
+                found = file.read_row_groups(groups, columns=[column])[column]
     except (OSError, StoreError, KeyError, pa.ArrowException) as problem:
         raise ConfigError(f"{part.path} cannot be read: {problem}") from problem
     if len(found) != len(part):

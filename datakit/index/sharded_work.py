@@ -37,7 +37,7 @@ from datakit.store.contents import canonical
 PLAN = "plan.json"
 MARK = ".datakit-index"  # says that the folder is ours, and what lies there may be taken away
 KINDS = "wanted|held|sample|trained|axes|narrow|centroids|sums|part|range"
-OURS = re.compile(rf"({KINDS})(-[0-9]+)*\.(json|bin)")
+OURS = re.compile(rf"({KINDS})(-[0-9]+)*\.(json|bin)(\.part-.*)?")
 ALIGNED = 64  # bytes, as Arrow lays them
 
 
@@ -134,7 +134,12 @@ class Work:
         with stream.written(path, noted) as write:
             making = Making(write)
             yield making
-        found = {"plan": self.print, "digest": noted[path.name]["xxh3"], "arrays": making.arrays, **said}
+        found = {
+            "plan": self.print,
+            "digest": noted[path.name]["xxh3"],
+            "arrays": making.arrays,
+            "said": said,
+        }
         write_record(self.base / f"{name}.json", found)
 
     def array(self, name: str, part: str) -> NDArray[Any]:
@@ -160,7 +165,7 @@ class Work:
         """As they are known before anything else is learned, or after."""
         arrays = {part: np.array(self.array(name, part)) for part in ("center", "coarse", "codes")}
         record = read_record(self.base / f"{name}.json") or {}
-        return axes_of(self.spec, arrays, {"dim": self.plan["dim"], "nested": record.get("nested")})
+        return axes_of(self.spec, arrays, {"dim": self.plan["dim"], **record.get("said", {})})
 
     @cached_property
     def trained(self) -> Trained:

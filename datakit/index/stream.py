@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,21 +29,21 @@ BUFFER = 1 << 20  # bytes gathered before they are written: faiss gives numbers 
 def matrix_to(write: Write, rows: int, dim: int, kind: Any, blocks: Blocks) -> None:
     """(rows, dim) of the numpy type `kind`, of blocks of rows, as an Arrow file with the column `vector`.
 
-    One batch, so that the column is one piece of memory when it is mapped: Arrow writes it around a hole, an empty
-    file mapped and never read, and the blocks go where the hole was.
+    One batch, so that the column is one piece of memory when it is mapped: Arrow writes it around a hole, memory that
+    is promised, never read and so never there, and the blocks go where the hole was.
     """
-    kind, size = np.dtype(kind), rows * dim * np.dtype(kind).itemsize
-    with tempfile.TemporaryFile() as hole:
-        hole.truncate(max(1, size))
-        nothing = mmap.mmap(hole.fileno(), max(1, size), access=mmap.ACCESS_READ)
-        numbers = pa.Array.from_buffers(
-            pa.from_numpy_dtype(kind), rows * dim, [None, pa.py_buffer(nothing)[:size]]
-        )
-        table = pa.table({VECTOR: pa.FixedSizeListArray.from_arrays(numbers, dim)})
-        sink = _Around(write, size, dim, kind, blocks)
-        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), table.schema) as writer:
-            for batch in table.to_batches():
-                writer.write_batch(batch)
+    kind = np.dtype(kind)
+    size = rows * dim * kind.itemsize
+    promised = mmap.mmap(-1, max(1, size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
+    hole = pa.py_buffer(promised)[:size]
+    numbers = pa.Array.from_buffers(pa.from_numpy_dtype(kind), rows * dim, [None, hole])
+    table = pa.table({VECTOR: pa.FixedSizeListArray.from_arrays(numbers, dim)})
+    sink = _Around(write, size, dim, kind, blocks)
+    # Else 2.8 million vectors of 768 numbers would be too many for a batch.
+    options = pa.ipc.IpcWriteOptions(allow_64bit=True)
+    with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), table.schema, options=options) as writer:
+        for batch in table.to_batches():
+            writer.write_batch(batch)
     if sink.missing:
         raise StoreError(f"{sink.missing} bytes are missing of {rows} vectors")
 

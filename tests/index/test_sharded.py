@@ -221,7 +221,7 @@ def test_a_build_killed_at_any_moment_goes_on_from_what_is_whole(small: Cloud, t
         while not codes or codes[-1] != 0:
             whole = len(list(work.glob("part-*.json")))
             told = tmp_path / f"told{len(codes)}"
-            print(rng.uniform(0.02, 0.3) if len(codes) < 12 else 0, told, file=forking.stdin, flush=True)
+            print(rng.uniform(0.02, 0.3) if len(codes) < 8 else 0, told, file=forking.stdin, flush=True)
             codes.append(int(forking.stdout.readline()))
             done = dict(line.split() for line in told.read_text().splitlines()) if told.exists() else {}
             assert int(done.get("encode", len(paths) - whole)) == len(paths) - whole, (

@@ -54,3 +54,14 @@ def test_no_file_is_in_memory() -> None:
     stream.matrix_to(len, many * len(piece), 256, np.float32, (piece for _ in range(many)))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown < many * piece.nbytes / (1 << 20) / 4
+
+
+def test_more_numbers_go_into_a_file_than_arrow_counts_by_default() -> None:
+    """Three million vectors of 768 numbers: more than 2^31."""
+
+    def asked() -> Any:
+        raise KeyboardInterrupt  # by now Arrow has agreed
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        stream.matrix_to(len, 3_000_000, 768, np.float32, asked())

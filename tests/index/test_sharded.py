@@ -280,6 +280,19 @@ def test_what_was_done_is_not_done_again_unless_something_changed(small: Cloud, 
     assert contents(tmp_path / "out") == single(other), "other metadata"
 
 
+def test_what_is_of_another_plan_is_made_anew(small: Cloud, tmp_path: Path) -> None:
+    paths = cut(small, tmp_path / "in", [600])
+    turned = small._replace(vectors=small.vectors[::-1].copy())
+    other = replace(SPEC, seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        build(paths, tmp_path / "out", tell=stop_after("merge"))
+    with pytest.raises(KeyboardInterrupt):
+        build(paths, tmp_path / "out", other, tell=stop_after("merge"))
+    made = build(cut(turned, tmp_path / "in", [600]), tmp_path / "out", other)
+    assert (made["sample"], made["encode"]) == (2, 2)
+    assert contents(tmp_path / "out") == single(turned, other)
+
+
 def test_vectors_that_change_meanwhile_are_refused(small: Cloud, tmp_path: Path) -> None:
     paths = cut(small, tmp_path / "in", [600])
 

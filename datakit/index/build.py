@@ -24,6 +24,7 @@ from datakit.index.basis import Axes, in_space, train_axes
 from datakit.index.coarse import list_of, means_of, train_centroids
 from datakit.index.folder import lists_of
 from datakit.index.graph import build_graph
+from datakit.index.lloyd import AllRows, InMemory, lists_over
 from datakit.index.spec import Spec, settled
 from datakit.rng import rng_for
 
@@ -69,8 +70,11 @@ class Merged:
 
 
 def sample_size(spec: Spec) -> int:
-    """How many vectors `train` wants of a settled spec."""
-    return max(SAMPLE, spec.coarse.nlist * spec.coarse.points_per_list)
+    """How many vectors `train` wants of a settled spec. Passes over all rows begin at one for each list."""
+    return max(
+        SAMPLE,
+        spec.coarse.nlist * (1 if spec.coarse.trainer == "distributed" else spec.coarse.points_per_list),
+    )
 
 
 def sample_rows(rows: int, spec: Spec) -> Longs:
@@ -88,8 +92,11 @@ def held_rows(rows: int, spec: Spec) -> Longs:
     return drawn
 
 
-def train(sample: Any, spec: Spec, *, rows: int = 0) -> Trained:
-    """Axes, lists and codes, of a sample (N, D) of `rows` vectors (N, if 0). Raises ConfigError for bad vectors."""
+def train(sample: Any, spec: Spec, *, rows: int = 0, everything: AllRows | None = None) -> Trained:
+    """Axes, lists and codes, of a sample (N, D) of `rows` vectors (N, if 0). Raises ConfigError for bad vectors.
+
+    everything: the rows that trainer=distributed passes over; the sample, without it.
+    """
     sample = floats(sample)
     spec = settled(spec, rows=rows or len(sample), dim=sample.shape[1])
     if spec.space.metric == "cosine" and not np.linalg.norm(sample, axis=1).all():
@@ -104,9 +111,15 @@ def train(sample: Any, spec: Spec, *, rows: int = 0) -> Trained:
             none = np.empty((0, spec.codes.dims), np.float32)
             return Trained(spec=spec, dim=sample.shape[1], axes=axes, centroids=none, means=none)
         narrow = in_blocks(axes.for_lists, points)
-        centroids = train_centroids(narrow, spec)
-        assigned = list_of(narrow, centroids, spec.space.metric)
-        means = means_of(coded, assigned, spec.coarse.nlist)
+        if spec.coarse.trainer == "distributed":
+            passed = everything or InMemory(sample, np.ones(len(sample), np.bool_), spec.space.metric)
+            many = rows or len(sample)
+            centroids, means = lists_over(passed, axes, narrow, spec, rows=many, dim=sample.shape[1])
+            assigned = list_of(narrow, centroids, spec.space.metric)
+        else:
+            centroids = train_centroids(narrow, spec)
+            assigned = list_of(narrow, centroids, spec.space.metric)
+            means = means_of(coded, assigned, spec.coarse.nlist)
         empty = b""
         if spec.codes.kind != "nested":
             import faiss
@@ -170,7 +183,9 @@ def structured(trained: Trained, found: Merged, assigned: Longs, codes: Bytes) -
     """What searches the merged points: lists filled with their codes, a graph, or nothing. All in the merged order."""
     spec = trained.spec
     if spec.structure == "hnsw":
-        return dataclasses.replace(found, graph=build_graph(trained.axes.for_codes(found.points), spec))
+        return dataclasses.replace(
+            found, graph=build_graph(in_blocks(trained.axes.for_codes, found.points), spec)
+        )
     if spec.structure == "flat":
         return found
     if spec.codes.kind == "nested":

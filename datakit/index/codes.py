@@ -71,20 +71,21 @@ def encode(lists: Any, rows: Floats, assigned: Longs) -> Bytes:
     return codes
 
 
-def fill(lists: Any, assigned: Longs, codes: Bytes) -> None:
-    """Put codes, sorted by list, into empty lists; a row's id is its place in that order."""
+def fill(lists: Any, assigned: Longs, codes: Bytes, first: int = 0) -> None:
+    """Put codes, sorted by list, into lists; a row's id is its place in that order, from `first` on."""
     if (np.diff(assigned) < 0).any():
         raise ValueError("codes must come list by list")
     if codes.shape[1] != lists.code_size:
         raise StoreError(f"codes of {codes.shape[1]} bytes do not fit lists of {lists.code_size}")
-    ends = np.searchsorted(assigned, np.arange(lists.nlist + 1))
-    ids = np.arange(len(codes), dtype=np.int64)
-    for number in range(lists.nlist):
-        start, end = int(ends[number]), int(ends[number + 1])
-        if start < end:
-            part = np.ascontiguousarray(codes[start:end])
-            lists.invlists.add_entries(number, end - start, pointer(ids[start:end]), pointer(part))
-    lists.ntotal = len(codes)
+    if lists.ntotal != first:
+        raise ValueError(f"the lists hold {lists.ntotal} rows, and these come after {first}")
+    ids = np.arange(first, first + len(codes), dtype=np.int64)
+    filled = np.unique(assigned)
+    starts = np.searchsorted(assigned, filled)
+    for number, start, end in zip(filled.tolist(), starts, [*starts[1:], len(codes)], strict=True):
+        part = np.ascontiguousarray(codes[start:end])
+        lists.invlists.add_entries(number, int(end - start), pointer(ids[start:end]), pointer(part))
+    lists.ntotal = first + len(codes)
 
 
 def packed(lists: Any, kind: str) -> Any:

@@ -74,11 +74,6 @@ def table_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def matrix_bytes(rows: NDArray[Any]) -> bytes:
-    """(N, D) as an Arrow column `vector`, fixed-size lists."""
-    return table_bytes(pa.table({VECTOR: vector_column(rows)}))
-
-
 def vector_column(rows: NDArray[Any]) -> pa.Array:
     flat = pa.array(np.ascontiguousarray(rows).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])

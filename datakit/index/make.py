@@ -12,6 +12,7 @@ from datakit.errors import ConfigError
 from datakit.index.arrays import Floats, floats
 from datakit.index.base import base_of
 from datakit.index.build import encode, held_rows, merge, sample_rows, train
+from datakit.index.lloyd import InMemory
 from datakit.index.pack import KEY, index_files
 from datakit.index.spec import Spec, settled
 from datakit.index.tune import tune
@@ -37,9 +38,13 @@ def make_index(
         raise ConfigError(f"{meta.num_rows} rows of metadata came with {len(vectors)} vectors")
     refuse_zero(vectors, meta, spec)
     ready = settled(spec, rows=len(vectors), dim=vectors.shape[1])
-    trained = train(vectors[sample_rows(len(vectors), ready)], spec, rows=len(vectors))
+    held = held_rows(len(vectors), ready)
+    kept = np.ones(len(vectors), np.bool_)
+    kept[held] = False
+    everything = InMemory(vectors, kept, spec.space.metric)
+    trained = train(vectors[sample_rows(len(vectors), ready)], spec, rows=len(vectors), everything=everything)
     merged = merge(trained, [encode(trained, vectors)])
-    held = np.flatnonzero(np.isin(merged.order, held_rows(len(vectors), ready)))
+    held = np.flatnonzero(np.isin(merged.order, held))
     found = tune(base_of(trained, merged), rows=held) if tuning else None
     return index_files(
         trained, merged, meta, name=name, encoders=encoders, pairing=pairing, tuned=found, held=held

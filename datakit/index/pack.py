@@ -15,14 +15,20 @@ from datakit.index import folder
 from datakit.index.arrays import Longs, longs
 from datakit.index.base import stores_half
 from datakit.index.build import Merged, Trained
+from datakit.index.stream import matrix_bytes
 
 KEY = "key"
+LINES = 1 << 16  # keys hashed at once
 
 
 def keys_digest(keys: pa.Array | pa.ChunkedArray) -> str:
     """xxh3_128 of the sorted keys, a line each: the same whatever the order of rows."""
-    ordered = sorted(keys.to_pylist())
-    return xxhash.xxh3_128_hexdigest("\n".join(ordered).encode())
+    # Sorted by Arrow, by bytes, which of UTF-8 is the order of letters: as Python's they would need ten times the room.
+    order, found = pc.sort_indices(keys), xxhash.xxh3_128()
+    for start in range(0, len(order), LINES):
+        lines = keys.take(order.slice(start, LINES)).to_pylist()
+        found.update(("\n" * (start > 0) + "\n".join(lines)).encode())
+    return found.hexdigest()
 
 
 def checked_meta(meta: pa.Table, rows: int) -> pa.Table:
@@ -46,22 +52,27 @@ def checked_meta(meta: pa.Table, rows: int) -> pa.Table:
     return pa.table({KEY: keys, **{name: meta[name] for name in others}})
 
 
+def learned_bytes(trained: Trained, ends: Longs, held: Longs | None) -> bytes:
+    """What `base.learned` reads; held: see `index_files`."""
+    arrays: dict[str, Any] = {
+        **trained.axes.arrays(),
+        "centroids": trained.centroids,
+        "means": trained.means,
+        "ends": ends,
+        "empty": np.frombuffer(trained.empty, np.uint8),
+        "held": np.empty(0, np.int64) if held is None else longs(held),
+    }
+    return folder.arrays_bytes(arrays)
+
+
 def base_files(
     trained: Trained, merged: Merged, meta: pa.Table, *, generation: int = 0, held: Longs | None = None
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """(file → bytes, part → file) of a base segment; `meta` in the order of the data. held: see `index_files`."""
     points = merged.points.astype(np.float16) if stores_half(trained.spec) else merged.points
-    learned: dict[str, Any] = {
-        **trained.axes.arrays(),
-        "centroids": trained.centroids,
-        "means": trained.means,
-        "ends": merged.ends,
-        "empty": np.frombuffer(trained.empty, np.uint8),
-        "held": np.empty(0, np.int64) if held is None else longs(held),
-    }
     parts: dict[str, tuple[str, bytes]] = {
-        "axes": ("npz", folder.arrays_bytes(learned)),
-        "vectors": ("arrow", folder.matrix_bytes(points)),
+        "axes": ("npz", learned_bytes(trained, merged.ends, held)),
+        "vectors": ("arrow", matrix_bytes(points)),
         "meta": ("arrow", folder.table_bytes(meta.take(pa.array(merged.order)))),
     }
     if merged.lists:
@@ -69,7 +80,7 @@ def base_files(
     if merged.graph:
         parts["graph"] = ("faiss", merged.graph)
     if merged.nested is not None:
-        parts["nested"] = ("arrow", folder.matrix_bytes(merged.nested))
+        parts["nested"] = ("arrow", matrix_bytes(merged.nested))
     named = {part: f"{part}-{generation}.{ending}" for part, (ending, _) in parts.items()}
     return {named[part]: data for part, (_, data) in parts.items()}, named
 
@@ -96,30 +107,59 @@ def index_files(
     """
     meta = checked_meta(meta, len(merged.order))
     files, named = base_files(trained, merged, meta, generation=generation, held=held)
-    about: dict[str, Any] = {
+    about = about_new(
+        trained,
+        meta[KEY],
+        named,
+        folder.described(files),
+        name=name,
+        encoders=encoders,
+        pairing=pairing,
+        tuned=tuned,
+        learned=learned,
+        generation=generation,
+    )
+    return {**files, folder.ABOUT: folder.about_bytes(about)}
+
+
+def about_new(
+    trained: Trained,
+    keys: pa.ChunkedArray,
+    base: Mapping[str, str],
+    files: Mapping[str, Mapping[str, Any]],
+    *,
+    name: str,
+    encoders: Mapping[str, Mapping[str, str]] | None,
+    pairing: Mapping[str, str] | None,
+    tuned: Mapping[str, Any] | None,
+    learned: int = 0,
+    generation: int = 0,
+) -> dict[str, Any]:
+    """What `index.json` says of a new index. base: part → file; files: each, described. Others: see `index_files`."""
+    return {
         "format": folder.FORMAT,
         "name": name,
-        "rows": len(merged.order),
+        "rows": len(keys),
         "dim": trained.dim,
         "nested": trained.axes.nested,
         "spec": trained.spec.to_json(),
         "encoders": {kind: dict(one) for kind, one in (encoders or {}).items()},
-        "pairing": {"keys": keys_digest(meta[KEY]), **(pairing or {})},
-        "base": named,
+        "pairing": {"keys": keys_digest(keys), **(pairing or {})},
+        "base": base,
         "generation": generation,
-        "learned": learned or len(merged.order),
+        "learned": learned or len(keys),
         "deltas": [],
         "deleted": None,
         "search": {},
         "curve": [],
         **(tuned or {}),
-        "libraries": _libraries(),
-        "files": folder.described(files),
+        "libraries": libraries(),
+        "files": files,
     }
-    return {**files, folder.ABOUT: folder.about_bytes(about)}
 
 
-def _libraries() -> dict[str, str]:
+def libraries() -> dict[str, str]:
+    """The versions that can change an index's bytes."""
     from datakit.manifest import versions
 
     wanted = ("datakit", "faiss-cpu", "numpy", "pyarrow")

@@ -1,46 +1,45 @@
-"""An index over vectors in many files: learned of a sample, encoded file by file anywhere, merged list by list.
+"""An index over vectors in many files: learned of a sample, encoded part by part anywhere, merged list by list.
 
     build_sharded(["part-0.parquet", …], "index", column="features", spec=spec, workers=8)      # processes here
     build_sharded(parts, "index", column="features", spec=spec, client=distributed.Client(…))   # a Dask cluster
 
 Equal, byte for byte, to `make_index` over all rows in the order of the files: the sample is drawn by row number, a
-row's code depends on nothing beside it (build.py), and rows are merged by list and number. A job is two words, a folder
-and a number; it writes its part and, last, a record of it, so a build killed at any moment goes on from what is whole,
-and a worker may die. Parts are mapped and merged on disk; whoever asks for the build holds all codes, and its points
-once while they are written. Not run on a second machine.
+row's code depends on nothing beside it (build.py), sums over parts are of whole numbers (lloyd.py), and rows are merged
+by list and number. A job is a few words; it writes its files and, last, a record of them, so that a build killed at
+any moment goes on from what is whole, and a worker may die.
+
+Why not steps of the engine (`annotate`, `repartition`, `reduce`): these carry rows with all their columns from disk to
+disk and give back a result that fits into memory, while vectors of an index lie in files already and the index does
+not fit; and files of vectors are indexed without any recipe. What such a build shares with the engine is the way of
+writing (disk.py, manifest.py). All workers must be of one kind of processor: others round products otherwise.
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import xxhash
 
 from datakit.disk import digest_of
-from datakit.errors import ConfigError, EnvironmentProblem, StoreError
-from datakit.index import folder
-from datakit.index.arrays import Floats, Longs, floats, one_thread
-from datakit.index.base import base_of
-from datakit.index.basis import Axes
-from datakit.index.build import Merged, Trained, encode, held_rows, sample_rows, structured, train
-from datakit.index.pack import KEY, index_files
+from datakit.errors import ConfigError, StoreError
+from datakit.index import folder, stream
+from datakit.index.pack import checked_meta
+from datakit.index.sharded_crew import Run, crew
+from datakit.index.sharded_files import write_index
+from datakit.index.sharded_learn import Phase, learn, numbered
+from datakit.index.sharded_parts import Part, cut, grouped, read_meta
+from datakit.index.sharded_work import Work, plan_of
 from datakit.index.spec import Spec, settled
-from datakit.index.spec_json import from_json
-from datakit.index.tune import tune
-from datakit.manifest import read_record, write_bytes, write_record
+from datakit.manifest import read_record, write_record
 
-PLAN, TRAINED = "plan.json", "trained.npz"
-LEARNED = ("center", "coarse", "codes", "centroids", "means", "empty", "nested")  # arrays of the latter
-TRIES = 5  # times that a pool whose workers died is begun anew
-ROWS = "row"
+Tell = Callable[
+    [str, int, int], Any
+]  # what jobs do, how many there are, how many of them had something to do
+DONE = "done.json"
 
 
 def build_sharded(
@@ -54,254 +53,102 @@ def build_sharded(
     workers: int = 1,
     client: Any = None,
     encoders: Mapping[str, Mapping[str, str]] | None = None,
+    pairing: Mapping[str, str] | None = None,
+    part_rows: int = 0,
+    tell: Tell = lambda kind, jobs, made: None,
 ) -> Path:
-    """The index in the folder `out`, over `column` (lists of floats) of Parquet or Arrow files with a column `key`.
+    """The index in the folder `out`, over `column` (lists of numbers) of Parquet or Arrow files with a column `key`.
 
-    work: where parts lie until the index is whole; `<out>.parts` if empty, shared with the workers of a cluster. It is
-    left there: the same call again makes nothing that is whole. Raises ConfigError (a column missing, a file and row
-    whose vector is broken), EnvironmentProblem where workers keep dying.
+    work: where parts lie until the index is whole; `<out>.parts` if empty, on a disk shared with the workers of a
+    cluster. It needs some twice the room of the vectors, and is emptied in the end. The same call again goes on from
+    what is whole, and does nothing where the index is. part_rows: that a job takes at once, about; 0: by their bytes.
+    tell: hears of each kind of job when all of them are done.
+
+    Raises ConfigError (a column missing, a file and row whose vector is broken), EnvironmentProblem where workers keep
+    dying or the disk refuses, StoreError for sources that change meanwhile.
     """
     place, base = Path(out), Path(work) if work else Path(f"{out}.parts")
-    base.mkdir(parents=True, exist_ok=True)
-    plan = _plan([Path(one).absolute() for one in sources], column, spec)
-    if read_record(base / PLAN) is None or read_record(base / PLAN) != plan:
-        for path in base.glob("part-*"):
-            path.unlink()
-        (base / TRAINED).unlink(missing_ok=True)
-        write_record(base / PLAN, plan)
-    if not (base / TRAINED).exists():
-        _learn(base, plan)
-    missing = [number for number in range(len(sources)) if not is_whole(base, number)]
-    _run(base, missing, workers, client)
-    _assemble(base, place, plan, name, encoders)
+    files = [Path(one).absolute() for one in sources]
+    parts = cut(files, column, part_rows)
+    if not parts:
+        raise ConfigError("there is no row to index")
+    meta = checked_meta(read_meta(files, column), sum(map(len, parts)))
+    with crew(workers, client) as run:
+        begun = Work.begun(base.absolute(), _look(parts, column, spec, run))
+        asked = {"name": name, "encoders": encoders or {}, "pairing": pairing or {}, "meta": _digest(meta)}
+        if _is_done(begun, place, asked):
+            begun.remove()  # as a kill after the last record left it
+            return place
+        phase = _phases(run, tell)
+        learn(begun, phase)
+        phase(begun, "encode", numbered("part", len(parts)))
+        pieces = _merged(begun, phase)
+    write_index(begun, place, pieces, meta, name=name, encoders=encoders, pairing=pairing)
+    write_record(begun.base / DONE, {"plan": begun.print, **asked, "index": digest_of(place / folder.ABOUT)})
+    begun.remove()
     return place
 
 
-def _plan(sources: Sequence[Path], column: str, spec: Spec) -> dict[str, Any]:
-    """What is built, in words: the files with the digest of each, so that a changed one is made again."""
-    rows = [_rows_of(path) for path in sources]
-    known = [
-        {"path": str(path), "rows": count, "xxh3": digest_of(path)}
-        for path, count in zip(sources, rows, strict=True)
+def _look(parts: Sequence[Part], column: str, spec: Spec, run: Run) -> dict[str, Any]:
+    """The plan, of vectors that have all been looked at."""
+    words = {"job": "look", "column": column, "metric": spec.space.metric}
+    jobs = [{**words, "part": vars(part)} for part in parts]
+    first = run(jobs[:1])
+    dim = first[0]["dim"]
+    whole = settled(
+        spec, rows=sum(map(len, parts)), dim=dim
+    )  # what is wrong with the spec is said before the rest
+    found = first + run(jobs[1:])
+    for part, one in zip(parts, found, strict=True):
+        if one["dim"] != dim:
+            here, there = f"{part.path}, row {part.start}", parts[0].path
+            raise ConfigError(f"{here}: {one['dim']} numbers in a vector, and {dim} in those of {there}")
+    return plan_of(parts, [one["xxh3"] for one in found], column, whole, dim)
+
+
+def _phases(run: Run, tell: Tell) -> Phase:
+    def phase(work: Work, kind: str, jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        said = run([{**job, "job": kind, "work": str(work.base), "plan": work.print} for job in jobs])
+        tell(kind, len(said), sum(one["made"] for one in said))
+        return said
+
+    return phase
+
+
+def _merged(work: Work, phase: Phase) -> list[str]:
+    """The names of pieces in the order of the index. Where there are no lists, parts are in it already."""
+    parts = [job["name"] for job in numbered("part", len(work.parts))]
+    if work.spec.structure != "ivf":
+        return parts
+    sizes = np.zeros(work.spec.coarse.nlist, np.int64)
+    for part in parts:
+        sizes += np.bincount(work.array(part, "lists"), minlength=len(sizes))
+    most, firsts = max(len(part) for part in work.parts), np.cumsum([0, *sizes])
+    jobs: list[dict[str, Any]] = [
+        {"name": f"range-{number:05d}", "lists": [low, high], "first": int(firsts[low])}
+        for number, (low, high) in enumerate(grouped(sizes.tolist(), most))
     ]
-    first = next((path for path, count in zip(sources, rows, strict=True) if count), None)
-    if first is None:
-        raise ConfigError("there is no row to index")
-    dim = _vectors(_read(first), column, first).shape[1]
-    whole = settled(spec, rows=sum(rows), dim=dim)
-    plan = {"sources": known, "column": column, "spec": whole.to_json(), "rows": sum(rows), "dim": dim}
-    found: dict[str, Any] = json.loads(json.dumps(plan))  # as it is read back: without tuples
-    return found
+    phase(work, "merge", jobs)
+    return [job["name"] for job in jobs]
 
 
-def _firsts(plan: Mapping[str, Any]) -> list[int]:
-    """The number of the first row of each source."""
-    counts = [source["rows"] for source in plan["sources"]]
-    return [sum(counts[:at]) for at in range(len(counts))]
-
-
-def _learn(base: Path, plan: Mapping[str, Any]) -> None:
-    spec = from_json(plan["spec"])
-    wanted, parts = sample_rows(plan["rows"], spec), []
-    for source, first in zip(plan["sources"], _firsts(plan), strict=True):
-        here = wanted[(wanted >= first) & (wanted < first + source["rows"])] - first
-        if len(here):
-            path = Path(source["path"])
-            parts.append(_vectors(_read(path), plan["column"], path)[here])
-    trained = train(np.concatenate(parts), spec, rows=plan["rows"])
-    learned: dict[str, Any] = {
-        **trained.axes.arrays(),
-        "centroids": trained.centroids,
-        "means": trained.means,
-    }
-    learned["empty"] = np.frombuffer(trained.empty, np.uint8)
-    learned["nested"] = np.array([trained.axes.nested])
-    write_bytes(base / TRAINED, folder.arrays_bytes(learned))
-
-
-def read_trained(base: Path, plan: Mapping[str, Any]) -> Trained:
-    """What was learned, as any job finds it."""
-    spec, arrays = from_json(plan["spec"]), folder.read_arrays(base / TRAINED, LEARNED)
-    d_c, d_s = (spec.coarse.dims, spec.codes.dims) if spec.structure != "flat" else (plan["dim"], plan["dim"])
-    axes = Axes(
-        metric=spec.space.metric,
-        d_c=d_c,
-        d_s=d_s,
-        nested=bool(arrays["nested"][0]),
-        **{part: arrays[part] for part in ("center", "coarse", "codes")},
-    )
-    return Trained(
-        spec=spec,
-        dim=plan["dim"],
-        axes=axes,
-        centroids=arrays["centroids"],
-        means=arrays["means"],
-        empty=arrays["empty"].tobytes(),
-    )
-
-
-def encode_part(base: str, number: int) -> int:
-    """The job: one source encoded, its rows sorted by list, its record last. Gives how many rows."""
-    work = Path(base)
-    plan = read_record(work / PLAN)
-    if plan is None:
-        raise StoreError(f"{work / PLAN} is missing or damaged; begin the build again")
-    source, first = plan["sources"][number], _firsts(plan)[number]
-    path = Path(source["path"])
-    if digest_of(path) != source["xxh3"]:
-        raise StoreError(f"{path} changed since the build began; begin it again")
-    table = _read(path)
-    vectors = _vectors(table, plan["column"], path) if len(table) else np.empty((0, plan["dim"]), np.float32)
-    part = encode(read_trained(work, plan), vectors, first)
-    order = np.argsort(part.assigned, kind="stable")
-    columns = {
-        "list": pa.array(part.assigned[order], pa.int32()),
-        ROWS: pa.array(order + first),
-        "code": folder.vector_column(part.codes[order])
-        if part.codes.shape[1]
-        else pa.nulls(len(order), pa.int8()),
-        folder.VECTOR: folder.vector_column(part.points[order]),
-    }
-    name = f"part-{number:05d}"
-    write_bytes(work / f"{name}.arrow", folder.table_bytes(pa.table(columns)))
-    write_bytes(work / f"{name}.meta.arrow", folder.table_bytes(table.drop_columns([plan["column"]])))
-    files = {file: digest_of(work / file) for file in (f"{name}.arrow", f"{name}.meta.arrow")}
-    write_record(work / f"{name}.json", {"rows": len(order), "files": files})
-    return len(order)
-
-
-def is_whole(base: Path, number: int) -> bool:
-    """Whether a part is there as it was written: every byte is read."""
-    record = read_record(base / f"part-{number:05d}.json")
+def _is_done(work: Work, place: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether the same was asked for before, and lies there as it was written."""
+    record = read_record(work.base / DONE)
+    if record is None or not (place / folder.ABOUT).exists():
+        return False
+    if record != {"plan": work.print, **asked, "index": digest_of(place / folder.ABOUT)}:
+        return False
+    about = folder.read_about(place)
     try:
-        return record is not None and all(
-            digest_of(base / file) == digest for file, digest in record["files"].items()
-        )
-    except OSError:
+        return all(folder.checked(place, file, about) for file in about["files"])
+    except StoreError:
         return False
 
 
-def _run(base: Path, missing: Sequence[int], workers: int, client: Any) -> None:
-    if client is not None:
-        client.gather(client.map(encode_part, [str(base)] * len(missing), missing, pure=False))
-        return
-    if workers <= 1:
-        for number in missing:
-            encode_part(str(base), number)
-        return
-    for _ in range(TRIES):
-        missing = [number for number in missing if not is_whole(base, number)]
-        if not missing:
-            return
-        try:
-            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-                list(pool.map(encode_part, [str(base)] * len(missing), missing))
-        except BrokenProcessPool:
-            continue  # a worker died: what it had not written is made by the next ones
-    if left := [number for number in missing if not is_whole(base, number)]:
-        raise EnvironmentProblem(
-            f"workers died {TRIES} times over; {len(left)} parts are missing: is memory short?"
-        )
-
-
-def _assemble(
-    base: Path,
-    place: Path,
-    plan: Mapping[str, Any],
-    name: str,
-    encoders: Mapping[str, Mapping[str, str]] | None,
-) -> None:
-    """Parts to one index: codes in memory, points mapped and written list by list."""
-    trained, parts = read_trained(base, plan), [_part(base, at) for at in range(len(plan["sources"]))]
-    assigned = np.concatenate([part["list"].to_numpy() for part in parts]).astype(np.int64)
-    numbers = np.concatenate([part[ROWS].to_numpy() for part in parts])
-    order = np.lexsort((numbers, assigned))
-    nlist = max(1, len(trained.centroids))
-    ends = np.searchsorted(assigned[order], np.arange(nlist), side="right")
-    points = np.lib.format.open_memmap(
-        base / "points.npy", mode="w+", dtype=np.float32, shape=(len(order), plan["dim"])
-    )
-    _shuffle(points, [_matrix(part[folder.VECTOR], plan["dim"]) for part in parts], order)
-    merged = Merged(order=numbers[order], points=points, ends=ends)
-    with one_thread():
-        merged = _filled(trained, merged, parts, assigned, order)
-    meta = pa.concat_tables(_metas(base, len(parts)))
-    held = np.flatnonzero(np.isin(merged.order, held_rows(plan["rows"], trained.spec)))
-    found = tune(base_of(trained, merged), rows=held)
-    folder.write_files(
-        place, index_files(trained, merged, meta, name=name, encoders=encoders, tuned=found, held=held)
-    )
-    del points, merged
-    (base / "points.npy").unlink()
-
-
-def _filled(
-    trained: Trained, merged: Merged, parts: Sequence[pa.Table], assigned: Longs, order: Longs
-) -> Merged:
-    width = trained.lists().code_size if trained.empty else 0
-    codes = np.concatenate([_codes(part, width) for part in parts])
-    return structured(trained, merged, assigned[order], codes[order])
-
-
-def _codes(part: pa.Table, width: int) -> Any:
-    return _matrix(part["code"], width) if width else np.empty((part.num_rows, 0), np.uint8)
-
-
-def _matrix(column: pa.ChunkedArray, width: int) -> Any:
-    """(N, width) over the memory of a part's column of fixed-size lists, not copied: its digest was compared."""
-    if not len(column):
-        return np.empty((0, width), column.type.value_type.to_pandas_dtype())
-    return column.chunk(0).flatten().to_numpy(zero_copy_only=True).reshape(-1, width)
-
-
-def _shuffle(points: Floats, parts: Sequence[Any], order: Longs, block: int = 65_536) -> None:
-    """Rows of all parts to their places, some at a time."""
-    starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-    for start in range(0, len(order), block):
-        wanted = order[start : start + block]
-        part_of = np.searchsorted(starts, wanted, side="right") - 1
-        for number in np.unique(part_of):
-            here = np.flatnonzero(part_of == number)
-            points[start + here] = parts[number][wanted[here] - starts[number]]
-
-
-def _part(base: Path, number: int) -> pa.Table:
-    if not is_whole(base, number):
-        raise StoreError(
-            f"{base / f'part-{number:05d}.arrow'} vanished or is damaged; run the same build again"
-        )
-    return folder.read_mapped(base / f"part-{number:05d}.arrow")
-
-
-def _metas(base: Path, count: int) -> Iterable[pa.Table]:
-    return [folder.read_mapped(base / f"part-{number:05d}.meta.arrow") for number in range(count)]
-
-
-def _rows_of(path: Path) -> int:
-    try:
-        if path.suffix == ".parquet":
-            return int(pq.read_metadata(path).num_rows)
-        return int(folder.read_mapped(path).num_rows)
-    except (OSError, pa.ArrowException) as problem:
-        raise ConfigError(f"{path} is no Parquet or Arrow file: {problem}") from problem
-
-
-def _read(path: Path) -> pa.Table:
-    table = pq.read_table(path) if path.suffix == ".parquet" else folder.read_mapped(path)
-    if KEY not in table.column_names:
-        raise ConfigError(f"{path} has no column {KEY}; there are {', '.join(table.column_names)}")
-    return table
-
-
-def _vectors(table: pa.Table, column: str, path: Path) -> Floats:
-    """float32 (N, D). Raises ConfigError naming file and row of a vector that is missing or not finite."""
-    if column not in table.column_names:
-        raise ConfigError(f"{path} has no column {column}; there are {', '.join(table.column_names)}")
-    lists = table[column].combine_chunks()
-    if lists.null_count:
-        row = int(np.flatnonzero(np.asarray(lists.is_null()))[0])
-        raise ConfigError(f"{path}, row {row}: there is no vector")
-    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    if len(lists) and len(flat) % len(lists):
-        raise ConfigError(f"{path}: {column} holds vectors of several lengths")
-    return floats(flat.reshape(len(lists), -1) if len(lists) else flat.reshape(0, 0), what=str(path))
+def _digest(table: pa.Table) -> str:
+    """xxh3_128 of a table as Arrow streams it."""
+    found = xxhash.xxh3_128()
+    with pa.ipc.new_stream(pa.PythonFile(stream.Sink(found.update), mode="w"), table.schema) as writer:
+        writer.write_table(table)
+    return found.hexdigest()

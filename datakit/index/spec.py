@@ -45,13 +45,16 @@ class Basis:
 
 @dataclass(frozen=True, kw_only=True)
 class Coarse:
-    """Lists by k-means on d_c dims. `init`: of the centroids."""
+    """Lists by k-means on d_c dims. `init`: of the centroids. trainer=faiss learns of a sample, `points_per_list` for
+    each; distributed passes over all rows, on all workers (lloyd.py), from some drawn at random.
+    """
 
     dims: int = 0
     nlist: int = 0
     iterations: int = 10
     points_per_list: int = 60
     init: Literal["random", "kmeans++"] = "random"
+    trainer: Literal["faiss", "distributed"] = "faiss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +227,8 @@ def check(spec: Spec, *, rows: int, dim: int) -> None:
         )
     if spec.structure == "hnsw" and spec.codes.kind not in ("flat", "fp16", "sq8"):
         raise ConfigError(f"a graph holds vectors as flat, fp16 or sq8, not {spec.codes.kind}")
+    if spec.coarse.trainer == "distributed" and spec.coarse.init != "random":
+        raise ConfigError(f"coarse.init={spec.coarse.init}: trainer=distributed begins at random rows")
     if not 0 < spec.target.recall <= 1 or spec.target.k < 1:
         raise ConfigError(
             f"target.recall={spec.target.recall} at k={spec.target.k}: give a share and a count"

@@ -19,6 +19,7 @@ from datakit.index.make import make_index
 from datakit.index.opened import open_index
 from datakit.index.pack import KEY
 from datakit.index.sharded import build_sharded
+from datakit.index.sharded_parts import cut
 from datakit.index.spec import Space, Spec, Target, variant
 
 
@@ -135,7 +136,7 @@ def _built(asked: BuildOptions) -> tuple[dict[str, Any], str]:
         files = make_index(vectors, meta, _spec(asked, len(vectors)), name=name)
         folder.write_files(Path(asked.out), files)
     else:
-        rows = sum(len(_table(path)) for path in asked.vectors)
+        rows = sum(map(len, cut([Path(path) for path in asked.vectors], asked.column)))
         build_sharded(
             asked.vectors,
             asked.out,

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
+from datakit.cli_index import index
 from datakit.errors import DatakitError, EnvironmentProblem, Stopped
 from datakit.shell import Export, Inspect, Query, Serve, Verbs, closed_pipe_ends, flags, give, mode, table
 
@@ -310,6 +311,9 @@ def serve(words: tuple[str, ...], **how: bool) -> None:
     from datakit.serve.server import serve_words
 
     serve_words(words, lambda text: click.echo(text))
+
+
+cli.add_command(index)
 
 
 @cli.command()

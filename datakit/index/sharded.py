@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from datakit.disk import digest_of
 from datakit.errors import ConfigError, EnvironmentProblem, StoreError
 from datakit.index import folder
-from datakit.index.arrays import Floats, Longs, floats, one_thread
+from datakit.index.arrays import Floats, Longs, one_thread
 from datakit.index.base import base_of
 from datakit.index.basis import Axes
 from datakit.index.build import Merged, Trained, encode, held_rows, sample_rows, structured, train
-from datakit.index.pack import KEY, index_files
+from datakit.index.files_in import rows_of, table_in, vectors_of
+from datakit.index.pack import index_files
 from datakit.index.spec import Spec, settled
 from datakit.index.spec_json import from_json
 from datakit.index.tune import tune
@@ -79,7 +79,7 @@ def build_sharded(
 
 def _plan(sources: Sequence[Path], column: str, spec: Spec) -> dict[str, Any]:
     """What is built, in words: the files with the digest of each, so that a changed one is made again."""
-    rows = [_rows_of(path) for path in sources]
+    rows = [rows_of(path) for path in sources]
     known = [
         {"path": str(path), "rows": count, "xxh3": digest_of(path)}
         for path, count in zip(sources, rows, strict=True)
@@ -87,7 +87,7 @@ def _plan(sources: Sequence[Path], column: str, spec: Spec) -> dict[str, Any]:
     first = next((path for path, count in zip(sources, rows, strict=True) if count), None)
     if first is None:
         raise ConfigError("there is no row to index")
-    dim = _vectors(_read(first), column, first).shape[1]
+    dim = vectors_of(table_in(first), column, first).shape[1]
     whole = settled(spec, rows=sum(rows), dim=dim)
     plan = {"sources": known, "column": column, "spec": whole.to_json(), "rows": sum(rows), "dim": dim}
     found: dict[str, Any] = json.loads(json.dumps(plan))  # as it is read back: without tuples
@@ -107,7 +107,7 @@ def _learn(base: Path, plan: Mapping[str, Any]) -> None:
         here = wanted[(wanted >= first) & (wanted < first + source["rows"])] - first
         if len(here):
             path = Path(source["path"])
-            parts.append(_vectors(_read(path), plan["column"], path)[here])
+            parts.append(vectors_of(table_in(path), plan["column"], path)[here])
     trained = train(np.concatenate(parts), spec, rows=plan["rows"])
     learned: dict[str, Any] = {
         **trained.axes.arrays(),
@@ -150,8 +150,10 @@ def encode_part(base: str, number: int) -> int:
     path = Path(source["path"])
     if digest_of(path) != source["xxh3"]:
         raise StoreError(f"{path} changed since the build began; begin it again")
-    table = _read(path)
-    vectors = _vectors(table, plan["column"], path) if len(table) else np.empty((0, plan["dim"]), np.float32)
+    table = table_in(path)
+    vectors = (
+        vectors_of(table, plan["column"], path) if len(table) else np.empty((0, plan["dim"]), np.float32)
+    )
     part = encode(read_trained(work, plan), vectors, first)
     order = np.argsort(part.assigned, kind="stable")
     columns = {
@@ -275,33 +277,3 @@ def _part(base: Path, number: int) -> pa.Table:
 
 def _metas(base: Path, count: int) -> Iterable[pa.Table]:
     return [folder.read_mapped(base / f"part-{number:05d}.meta.arrow") for number in range(count)]
-
-
-def _rows_of(path: Path) -> int:
-    try:
-        if path.suffix == ".parquet":
-            return int(pq.read_metadata(path).num_rows)
-        return int(folder.read_mapped(path).num_rows)
-    except (OSError, pa.ArrowException) as problem:
-        raise ConfigError(f"{path} is no Parquet or Arrow file: {problem}") from problem
-
-
-def _read(path: Path) -> pa.Table:
-    table = pq.read_table(path) if path.suffix == ".parquet" else folder.read_mapped(path)
-    if KEY not in table.column_names:
-        raise ConfigError(f"{path} has no column {KEY}; there are {', '.join(table.column_names)}")
-    return table
-
-
-def _vectors(table: pa.Table, column: str, path: Path) -> Floats:
-    """float32 (N, D). Raises ConfigError naming file and row of a vector that is missing or not finite."""
-    if column not in table.column_names:
-        raise ConfigError(f"{path} has no column {column}; there are {', '.join(table.column_names)}")
-    lists = table[column].combine_chunks()
-    if lists.null_count:
-        row = int(np.flatnonzero(np.asarray(lists.is_null()))[0])
-        raise ConfigError(f"{path}, row {row}: there is no vector")
-    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    if len(lists) and len(flat) % len(lists):
-        raise ConfigError(f"{path}: {column} holds vectors of several lengths")
-    return floats(flat.reshape(len(lists), -1) if len(lists) else flat.reshape(0, 0), what=str(path))

@@ -25,8 +25,8 @@ TITLE = (
     "counts, or one that vouches for the damage; opened and asked in a child"
 )
 WANTED = (
-    "the parent survives; the error names the file, or answers are those of the sound index; where the damage is vouched "
-    "for, no child is lost"
+    "the parent survives; the error names the file, or answers are those of the sound index; where the damage is "
+    "vouched for, no child is lost"
 )
 CASES = 500
 SUITE = 60

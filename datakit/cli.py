@@ -19,7 +19,19 @@ import click
 
 from datakit.cli_index import index
 from datakit.errors import DatakitError, EnvironmentProblem, Stopped
-from datakit.shell import Export, Inspect, Query, Serve, Verbs, closed_pipe_ends, flags, give, mode, table
+from datakit.shell import (
+    Export,
+    Inspect,
+    Query,
+    Serve,
+    Verbs,
+    closed_pipe_ends,
+    flags,
+    give,
+    index_command,
+    mode,
+    table,
+)
 
 WORDS = {"ignore_unknown_options": False, "help_option_names": ["--help", "-h"]}
 
@@ -298,6 +310,36 @@ def query(words: tuple[str, ...], **how: bool) -> None:
     from datakit.index.query_words import query_words
 
     give(*query_words(words), how)
+
+
+@cli.group(cls=Verbs)
+def index() -> None:
+    """An index of your own vectors: index build, show, add, delete, compact, tune.
+
+    \b
+      datakit index build vectors=clip.npy meta=rows.parquet out=indices/clip recall=0.95
+      datakit index build vectors=a.parquet,b.parquet column=embedding out=indices/clip workers=8
+      datakit index add indices/clip vectors=more.parquet column=embedding
+      datakit index delete indices/clip key=crow-003,crow-004
+    """
+
+
+def _index_verb(name: str, help: str) -> None:
+    @index.command(name, help=help, cls=index_command(name))
+    @click.argument("words", nargs=-1)
+    @flags
+    def verb(words: tuple[str, ...], **how: bool) -> None:
+        from datakit.index.words import index_words
+
+        give(*index_words(name, words), how)
+
+
+_index_verb("build", "An index over files of vectors, tuned to its recall.")
+_index_verb("show", "What an index is, how it is searched, what recall costs: index show DIR.")
+_index_verb("add", "More rows, found at once: index add DIR vectors=FILE.")
+_index_verb("delete", "Rows that are found no more: index delete DIR key=A,B.")
+_index_verb("compact", "Added and deleted rows folded in: index compact DIR [retrain=true].")
+_index_verb("tune", "Another target: index tune DIR recall=0.99 [max_ms=1].")
 
 
 @cli.command(cls=Serve)

@@ -85,6 +85,18 @@ class Query(click.Command):
         _write_keys(formatter, QueryOptions)
 
 
+def index_command(verb: str) -> type[click.Command]:
+    """As `Export`, for a verb of `datakit index`."""
+
+    class Command(click.Command):
+        def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            from datakit.index import words
+
+            _write_keys(formatter, getattr(words, f"{verb.capitalize()}Options"))
+
+    return Command
+
+
 class Serve(click.Command):
     """As `Export`."""
 

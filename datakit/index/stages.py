@@ -42,7 +42,7 @@ def keep_rows(samples: list[Sample], *, keep: Ref[pa.Table]) -> list[Sample | Dr
     return [sample if sample["__key__"] in wanted else Drop("filtered") for sample in samples]
 
 
-@reduce(version=1)
+@reduce(version=2)
 def search_index(
     rows: Rows,
     *,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import signal
@@ -104,16 +103,6 @@ class Serve(click.Command):
         from datakit.serve.server import ServeOptions
 
         _write_keys(formatter, ServeOptions)
-
-
-def keyed(module: str, schema: str) -> type[click.Command]:
-    """A class of verbs whose help ends with the keys of the dataclass `schema`; it is imported when help is asked."""
-
-    class Keyed(click.Command):
-        def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-            _write_keys(formatter, getattr(importlib.import_module(module), schema))
-
-    return Keyed
 
 
 def _write_keys(formatter: click.HelpFormatter, schema: type[Any]) -> None:

@@ -81,9 +81,19 @@ def _in_parts(asked: BuildOptions, given: Mapping[str, Any], place: Path, name: 
         )
     rows = sum(rows_of(Path(path)) for path in asked.vectors)
     spec = spec_of_words(asked.variant, given, rows=rows)
+    work = Path(f"{place}.parts")
     build_sharded(
-        list(asked.vectors), place, column=asked.column, spec=spec, name=name, workers=asked.workers
+        list(asked.vectors),
+        place,
+        column=asked.column,
+        spec=spec,
+        name=name,
+        work=work,
+        workers=asked.workers,
     )
+    for path in work.iterdir():  # what a build that was killed would have gone on from
+        path.unlink()
+    work.rmdir()
 
 
 def spec_of_words(name: str, given: Mapping[str, Any], *, rows: int) -> Spec:

@@ -18,7 +18,6 @@ def described(place: Path) -> tuple[dict[str, Any], str]:
     about, spec = index.about, index.base.spec
     dead, added = len(index.live) - len(index), len(index.added)
     value = {
-        "index": str(place),
         "name": index.name,
         "rows": len(index),
         "added": added,
@@ -31,7 +30,7 @@ def described(place: Path) -> tuple[dict[str, Any], str]:
     }
     kind = spec.structure if spec.structure != "ivf" else f"{spec.coarse.nlist} lists of {spec.codes.kind}"
     lines = [
-        f"{place}: {plain(index.name)}, {len(index)} rows of {index.dim} dims, {spec.space.metric}, {kind}",
+        f"{plain(index.name)}: {len(index):,} rows of {index.dim} dims, {spec.space.metric}, {kind}",
         f"  files   {value['bytes'] / 1e6:.1f} MB, generation {about['generation']}",
         f"  columns {', '.join(map(plain, index.meta.column_names))}",
         f"  target  recall {spec.target.recall:g} of the {spec.target.k} nearest",

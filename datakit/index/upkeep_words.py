@@ -46,7 +46,7 @@ class DeleteOptions:
     """The words of `datakit index delete`."""
 
     index: str = field(metadata=PLACE)
-    keys: tuple[str, ...] = field(default=(), metadata={"help": "which rows"})
+    key: tuple[str, ...] = field(default=(), metadata={"help": "which rows"})
     file: str = field(
         default="", metadata={"help": "more of them: a key a line, or a table with a column key"}
     )
@@ -86,7 +86,7 @@ class SearchOptions:
     vectors: str = field(
         default="", metadata={"help": "file of queries: .npy, or a JSON list of numbers or lists"}
     )
-    keys: tuple[str, ...] = field(default=(), metadata={"help": "rows whose own vectors are the queries"})
+    key: tuple[str, ...] = field(default=(), metadata={"help": "rows whose own vectors are the queries"})
     k: int = field(default=10, metadata={"help": "neighbours", "least": 1, "most": 1_000_000})
     where: str = field(default="", metadata={"help": 'filter, held inside the search: "price < 50"'})
     exact: bool = field(default=False, metadata={"help": "compare every row"})
@@ -110,9 +110,9 @@ def add_words(words: Sequence[str]) -> tuple[dict[str, Any], str]:
 
 def delete_words(words: Sequence[str]) -> tuple[dict[str, Any], str]:
     asked = parse(DeleteOptions, placed(words))
-    keys = [*asked.keys, *(_keys_in(Path(asked.file)) if asked.file else [])]
+    keys = [*asked.key, *(_keys_in(Path(asked.file)) if asked.file else [])]
     if not keys:
-        raise ConfigError("give keys=KEY,… or file=FILE: which rows to delete")
+        raise ConfigError("give key=KEY,… or file=FILE: which rows to delete")
     return _said(asked.index, upkeep.delete(asked.index, keys))
 
 
@@ -137,13 +137,13 @@ def show_words(words: Sequence[str]) -> tuple[dict[str, Any], str]:
 
 def search_words(words: Sequence[str]) -> tuple[dict[str, Any], str]:
     asked = parse(SearchOptions, placed(words))
-    if bool(asked.vectors) == bool(asked.keys):
-        raise ConfigError("give vectors=FILE or keys=KEY,…: what to look for")
+    if bool(asked.vectors) == bool(asked.key):
+        raise ConfigError("give vectors=FILE or key=KEY,…: what to look for")
     index = open_index(asked.index, device=asked.device)
-    queries = np.stack(vectors(asked.vectors)) if asked.vectors else index.vectors(index.rows(asked.keys))
+    queries = np.stack(vectors(asked.vectors)) if asked.vectors else index.vectors(index.rows(asked.key))
     names = ("where", "exact", "nprobe", "margin", "shortlist", "ef", "dims")
     hits = index.search(queries, k=asked.k, **{name: getattr(asked, name) for name in names})
-    value = {"index": asked.index, "plan": dict(hits.plan), "hits": keys_json(index, hits)}
+    value: dict[str, Any] = {"plan": dict(hits.plan), "hits": keys_json(index, hits)}
     lines = _lines(index, hits)
     if asked.out:
         write_bytes(Path(asked.out), to_parquet(hits.table(index)))
@@ -160,7 +160,7 @@ def placed(words: Sequence[str]) -> list[str]:
 
 def _said(place: str, kept: upkeep.Kept) -> tuple[dict[str, Any], str]:
     parts = [f"{getattr(kept, item.name)} {item.name}" for item in fields(kept) if item.name != "generation"]
-    return {"index": place, **kept.to_json()}, f"{place}: {', '.join(parts)}, generation {kept.generation}"
+    return kept.to_json(), f"{place}: {', '.join(parts)}, generation {kept.generation}"
 
 
 def _keys_in(path: Path) -> list[str]:

@@ -67,18 +67,18 @@ def test_from_files_to_answers_and_back(files: Path, cloud: Cloud) -> None:
     assert [hits[0]["key"] for hits in found["hits"]] == ["k00000", "k00001", "k00002"]
     assert found["plan"]["matching"] == FEW
     assert pq.read_table(files / "n.parquet").to_pydict()["rank"] == [0, 1] * 3
-    assert said("delete", place, "keys=k00001")["rows"] == FEW - 1
-    assert said("search", place, "keys=k00000", "k=600", "exact=true")["hits"][0][-1]["key"] != "k00001"
+    assert said("delete", place, "key=k00001")["rows"] == FEW - 1
+    assert said("search", place, "key=k00000", "k=600", "exact=true")["hits"][0][-1]["key"] != "k00001"
     assert run("add", place, f"vectors={files}/whole.parquet").exception.args[0].startswith("keys k00000")
     assert said("add", f"index={place}", f"vectors={files}/whole.parquet", "replace=true")["added"] == FEW
     assert said("compact", place, "retrain=true") == {
-        "v": 1, "index": str(place), "rows": FEW, "added": 0, "deleted": 0, "generation": 3
+        "v": 1, "rows": FEW, "added": 0, "deleted": 0, "generation": 3
     }  # fmt: skip
     tuned = said("tune", place, "recall=0.8", "k=5")
     assert tuned["spec"]["target"]["recall"] == 0.8 and tuned["spec"]["target"]["k"] == 5
     shown = run("show", place)
     assert "recall 0.8 of the 5 nearest" in shown.stdout and "cost_us" in shown.stdout
-    assert "query  rank  key" in run("search", place, "keys=k00003", "k=3").stdout
+    assert "query  rank  key" in run("search", place, "key=k00003", "k=3").stdout
 
 
 def test_the_same_index_comes_of_every_kind_of_file_and_of_parts(files: Path) -> None:
@@ -163,11 +163,11 @@ def test_an_index_is_never_written_over(files: Path) -> None:
 def test_wrong_questions_and_changes_are_named(files: Path) -> None:
     build_words([f"vectors={files}/whole.parquet", f"out={files}/o"])
     place = f"{files}/o"
-    with pytest.raises(ConfigError, match="give vectors=FILE or keys="):
+    with pytest.raises(ConfigError, match="give vectors=FILE or key="):
         search_words([place])
     with pytest.raises(ConfigError, match="has no key k0001; did you mean k0"):
-        search_words([place, "keys=k0001"])
-    with pytest.raises(ConfigError, match="give keys=KEY"):
+        search_words([place, "key=k0001"])
+    with pytest.raises(ConfigError, match="give key=KEY"):
         delete_words([place])
     with pytest.raises(ConfigError, match=r"target\.recall=2"):
         tune_words([place, "recall=2"])
@@ -178,7 +178,7 @@ def test_wrong_questions_and_changes_are_named(files: Path) -> None:
     with pytest.raises(StoreError, match="holds no index"):
         show_words([str(files)])
     (files / "gone.txt").write_text("k00004\nk00005\n")
-    assert delete_words([place, f"file={files}/gone.txt", "keys=k00006"])[0]["rows"] == FEW - 3
+    assert delete_words([place, f"file={files}/gone.txt", "key=k00006"])[0]["rows"] == FEW - 3
     assert delete_words([place, f"file={files}/b.parquet"])[0]["rows"] == 247
 
 

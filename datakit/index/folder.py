@@ -201,11 +201,11 @@ def read_lists(path: Path) -> Any:
 
     limit = getattr(faiss, "set_deserialization_vector_byte_limit", lambda size: None)
     with _READING:  # the limit is the process's
-        # No part of a file is longer than it, but faiss makes tables of it: for pq8 up to 26 times its bytes.
-        limit(32 * path.stat().st_size + (64 << 20))
         try:
+            # No part of a file is longer than it, but faiss makes tables of it: for pq8 up to 26 times its bytes.
+            limit(32 * path.stat().st_size + (64 << 20))
             return faiss.read_index(str(path))
-        except (RuntimeError, MemoryError) as problem:
+        except (OSError, RuntimeError, MemoryError) as problem:
             raise StoreError(
                 f"{path} is nothing that faiss {faiss.__version__} reads: {problem}"
             ) from problem

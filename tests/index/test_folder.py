@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from datakit.index import folder, upkeep
 from datakit.index.make import make_index
 from datakit.index.opened import open_index
 from datakit.index.pack import checked_meta, keys_digest
+from datakit.index.sound import check_fit
 from datakit.index.spec import Coarse, Codes, Rerank, Spec, Target
 from tests.index.conftest import Cloud
 
@@ -187,12 +189,26 @@ def test_a_graph_whose_links_lead_nowhere_is_refused(cloud: Cloud, tmp_path: Pat
     folder.write_files(
         tmp_path, make_index(cloud.vectors[:200], cloud.meta.slice(0, 200), spec, tuning=False)
     )
+    index = open_index(tmp_path)
     graph = folder.lists_of((tmp_path / "graph-0.faiss").read_bytes())
     links = faiss.rev_swig_ptr(graph.hnsw.neighbors.data(), graph.hnsw.neighbors.size())
     links[0] = 200
+    # Newer ones of faiss look themselves when they read.
+    with pytest.raises(StoreError, match=r"graph-0\.faiss: links to rows that are not there"):
+        check_fit(replace(index.base, graph=graph), tmp_path, index.about)
     sealed(tmp_path, lambda about: None, graph=faiss.serialize_index(graph).tobytes())
     with pytest.raises(StoreError, match=r"graph-0\.faiss"):
         open_index(tmp_path)
+
+
+def test_text_whose_offsets_lead_beyond_it_is_refused(place: Path) -> None:
+    data = bytearray((place / "meta-0.arrow").read_bytes())
+    keys = np.arange(0, 6 * 400, 6, dtype=np.int32).tobytes()  # offsets of keys of six letters
+    at = bytes(data).index(keys)
+    data[at + 400 : at + 404] = (1 << 30).to_bytes(4, "little")
+    sealed(place, lambda about: None, meta=bytes(data))
+    with pytest.raises(StoreError, match=r"meta-0\.arrow is not a sound Arrow file"):
+        open_index(place)
 
 
 def test_until_index_json_is_there_the_folder_holds_the_index_before(cloud: Cloud, tmp_path: Path) -> None:

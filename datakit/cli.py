@@ -315,13 +315,14 @@ def query(words: tuple[str, ...], **how: bool) -> None:
 
 @cli.group(cls=Verbs)
 def index() -> None:
-    """An index of your own vectors: index build, show, add, delete, compact, tune.
+    """An index of your own vectors: index build, search, show, add, delete, compact, tune.
 
     \b
       datakit index build vectors=clip.npy meta=rows.parquet out=indices/clip recall=0.95
       datakit index build vectors=a.parquet,b.parquet column=embedding out=indices/clip workers=8
       datakit index add indices/clip vectors=more.parquet column=embedding
       datakit index delete indices/clip key=crow-003,crow-004
+      datakit index search indices/clip vectors=queries.npy k=20 where="price < 50" out=neighbours.parquet
     """
 
 
@@ -336,6 +337,10 @@ def _index_verb(name: str, help: str) -> None:
 
 
 _index_verb("build", "An index over files of vectors, tuned to its recall.")
+_index_verb(
+    "search",
+    "Nearest rows of vectors, or of a key: index search DIR vectors=FILE | key=KEY. See also: query.",
+)
 _index_verb("show", "What an index is, how it is searched, what recall costs: index show DIR.")
 _index_verb("add", "More rows, found at once: index add DIR vectors=FILE.")
 _index_verb("delete", "Rows that are found no more: index delete DIR key=A,B.")

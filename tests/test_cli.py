@@ -23,7 +23,9 @@ def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["recipes"], ["catalogs"], ["build", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["recipes"], ["catalogs"], ["build", "--help"], ["index", "--help"]]
+)
 def test_help_and_lists_import_nothing_heavy(words: list[str]) -> None:
     script = (
         "import sys, datakit.cli\n"

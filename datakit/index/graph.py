@@ -36,6 +36,8 @@ def walk(graph: Any, rows: Floats, *, k: int, ef: int, allowed: Bytes | None = N
     scores, ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
     words: dict[str, Any] = {"efSearch": max(ef, k)}
     if allowed is not None:
+        if len(allowed) * 8 < graph.ntotal:
+            raise ValueError(f"a bitmap of {len(allowed) * 8} bits for {graph.ntotal} rows")
         words["sel"] = faiss.IDSelectorBitmap(allowed)
     parameters = faiss.SearchParametersHNSW(**words)
     graph.search_c(len(rows), pointer(rows), k, pointer(scores), pointer(ids), parameters)

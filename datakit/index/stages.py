@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from datakit.errors import StageError
+from datakit.errors import ConfigError, StageError
+from datakit.index.files_in import matrix_of
 from datakit.index.folder import ABOUT, vector_column
 from datakit.index.make import make_index
 from datakit.index.opened import Index, open_index
@@ -108,14 +109,10 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 def vectors_of(rows: Rows, column: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     """float32 (N, D) of a column of lists. Raises StageError where a row has none."""
-    found = rows.table([column]).column(column).combine_chunks()
-    if found.null_count:
-        raise StageError(f"{found.null_count} rows have no {column}; embed all rows first")
-    flat = found.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    if len(found) and len(flat) % len(found):
-        raise StageError(f"{column} holds vectors of several lengths")
-    matrix: np.ndarray[Any, np.dtype[np.float32]] = flat.reshape(len(found), -1)
-    return matrix
+    try:
+        return matrix_of(rows.table([column])[column], column)
+    except ConfigError as problem:
+        raise StageError(f"{problem}; embed all rows first") from problem
 
 
 @reduce(version=1)

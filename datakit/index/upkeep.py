@@ -32,7 +32,8 @@ from datakit.index.make import refuse_zero
 from datakit.index.pack import KEY, checked_meta, index_files, keys_digest
 from datakit.index.relearn import as_learned, learned_anew, unlearned
 from datakit.index.rows import Rows, read_rows
-from datakit.index.spec import Target
+from datakit.index.sound import MANY
+from datakit.index.spec import Target, check
 from datakit.index.tune import tune
 from datakit.index.writing import commit, writing
 
@@ -157,7 +158,9 @@ def retune(place: str | os.PathLike[str], target: Target | None = None, *, measu
         rows, base = read_rows(path, about), open_base(path, about)
         target = target or base.spec.target
         held = unlearned(path, about, np.arange(len(base)))
-        about["spec"] = dataclasses.replace(base.spec, target=target).to_json()
+        spec = dataclasses.replace(base.spec, target=target)
+        check(spec, rows=MANY, dim=about["dim"])
+        about["spec"] = spec.to_json()
         about |= tune(base, target=target, rows=held, measure=measure)
         about["generation"] += 1
         commit(path, {folder.ABOUT: folder.about_bytes(about)})

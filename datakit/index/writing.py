@@ -50,17 +50,17 @@ def commit(path: Path, files: Mapping[str, bytes]) -> None:
 
 def _refuse_built(path: Path) -> None:
     """A build's manifest vouches for each byte of its tree, and a step's for those of the step."""
-    there = path.resolve()
-    tree = there.parents[min(1, len(there.parents) - 1)]
-    named = f'"{(there / folder.ABOUT).relative_to(tree).as_posix()}"'
-    with contextlib.suppress(OSError):
-        if named.encode() in (tree / MANIFEST).read_bytes():
-            raise ConfigError(
-                f"{path} is part of the built tree {tree}, whose manifest vouches for every byte of it: copy the "
-                "folder elsewhere and keep the copy up to date, or build the tree again"
-            )
-    if STEPS in there.parts:
-        raise ConfigError(f"{path} is a step of a build: copy the folder elsewhere and change the copy")
+    for there in {path.absolute(), path.resolve()}:  # a link in a tree, or to one
+        tree = there.parents[min(1, len(there.parents) - 1)]
+        named = f'"{(there / folder.ABOUT).relative_to(tree).as_posix()}"'
+        with contextlib.suppress(OSError):
+            if named.encode() in (tree / MANIFEST).read_bytes():
+                raise ConfigError(
+                    f"{path} is part of the built tree {tree}, whose manifest vouches for every byte of it: copy the "
+                    "folder elsewhere and keep the copy up to date, or build the tree again"
+                )
+        if STEPS in there.parts:
+            raise ConfigError(f"{path} is a step of a build: copy the folder elsewhere and change the copy")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from datakit.index.build import encode, held_rows, merge, sample_rows, train
 from datakit.index.make import make_index
 from datakit.index.opened import Index
 from datakit.index.plan import Words
-from datakit.index.spec import Basis, Coarse, Codes, Rerank, Space, Spec, Target, settled, variant
+from datakit.index.spec import Basis, Coarse, Codes, Graph, Rerank, Space, Spec, Target, settled, variant
 from tests.index.conftest import DIM, ROWS, Cloud
 
 LISTS = Spec(coarse=Coarse(nlist=32), codes=Codes(kind="sq8"), rerank=Rerank(shortlist=20))
@@ -96,11 +96,26 @@ def test_rows_as_near_as_the_last_true_neighbour_count(cloud: Cloud) -> None:
     assert tune.tune(dealt(built_of(twins, LISTS)))["search"] == {"kind": "flat"}
 
 
-def test_a_funnel_that_loses_neighbours_is_not_claimed_to_keep_them(cloud: Cloud) -> None:
+def test_a_funnel_that_loses_neighbours_is_not_claimed_to_keep_them(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "_front", lambda points: points)
     spec = replace(LISTS, basis=Basis(kind="raw"), rerank=Rerank(shortlist=200))
     assert max(of_lists(tune.tune(built_of(cloud.vectors, spec)))) > 0.98
-    narrow = replace(spec, rerank=Rerank(shortlist=200, funnel=((1, 10),)))
-    assert tune.tune(built_of(cloud.vectors, narrow))["search"] == {"kind": "flat"}
+    narrow = replace(spec, rerank=Rerank(shortlist=200, funnel=((2, 10),)))
+    assert max(of_lists(tune.tune(built_of(cloud.vectors, narrow)))) < 0.8
+
+
+def test_a_graph_is_judged_by_as_long_a_walk_as_a_search_takes(
+    cloud: Cloud, built: Callable[..., Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "_front", lambda points: points)
+    weak = Graph(links=3, ef_construction=4)  # whose walks lose their way unless they are long
+    index = built(replace(variant("adanns-hnsw", rows=ROWS), graph=weak, rerank=Rerank(shortlist=20)))
+    claimed = [point for point in index.about["curve"] if point.get("ef") == 16]
+    found = [recalls(index, cloud.queries, ef=16, shortlist=one["shortlist"]).mean() for one in claimed]
+    said = [point["recall"] for point in claimed]
+    assert np.allclose(said, found, atol=0.06) and max(said) - min(said) > 0.05
 
 
 @pytest.mark.parametrize("rows", [1, 2, 11, 40])
@@ -172,6 +187,8 @@ def test_a_score_is_the_same_whatever_it_is_compared_beside(cloud: Cloud) -> Non
             for start, stop in ((0, 1), (3, 10), (77, 300)):
                 part = exact.compare(cloud.queries[:3], stored, rows[:, start:stop], metric)
                 assert (part == whole[:, start:stop]).all()
+            none = exact.compare(cloud.queries[:2], stored, np.array([[3, -1], [-1, -1]]), metric)
+            assert (none[[0, 1, 1], [1, 0, 1]] == exact.worst(metric)).all() and np.isfinite(none[0, 0])
 
 
 def test_tuned_twice_it_is_tuned_alike(cloud: Cloud) -> None:

@@ -375,6 +375,9 @@ def test_an_index_in_a_built_tree_is_copied_out_first(cloud: Cloud, begun: Build
     ):
         with pytest.raises(ConfigError, match=r"is part of the built tree .*tree.*copy the folder elsewhere"):
             change()
+    (tmp_path / "link").symlink_to(inner)
+    with pytest.raises(ConfigError, match="is part of the built tree"):
+        upkeep.compact(tmp_path / "link")
     step = Path(shutil.copytree(place, tmp_path / "b" / ".datakit" / "steps" / "x"))
     with pytest.raises(ConfigError, match="is a step of a build"):
         upkeep.compact(step)

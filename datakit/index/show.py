@@ -9,6 +9,7 @@ from typing import Any
 from datakit.index.opened import Index, open_index
 from datakit.store.lines import aligned, plain
 
+STEPS = (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0)  # of recall
 CURVE = ("kind", "nprobe", "margin", "ef", "shortlist", "recall", "cost_us", "ms", "scanned")  # columns
 
 
@@ -49,7 +50,9 @@ def _tuned(about: Mapping[str, Any]) -> str:
 
 
 def _curve(about: Mapping[str, Any]) -> list[str]:
-    points = about["curve"]
+    """The cheapest point from each of STEPS on; all of them are in the JSON."""
+    steps = (next((one for one in about["curve"] if one["recall"] >= step), None) for step in STEPS)
+    points = list({id(one): one for one in steps if one is not None}.values())
     names = [name for name in CURVE if any(name in point for point in points)]
     rows = [[f"{point[name]}" if name in point else "" for name in names] for point in points]
     return aligned([names, *rows])

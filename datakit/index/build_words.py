@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from datakit.errors import ConfigError
 from datakit.index import folder
 from datakit.index.files_in import rows_in, rows_of
 from datakit.index.make import make_index
-from datakit.index.sharded import DONE, build_sharded
+from datakit.index.sharded import build_sharded
 from datakit.index.show import described
 from datakit.index.spec import (
     VARIANTS,
@@ -84,10 +85,9 @@ def _in_parts(asked: BuildOptions, given: Mapping[str, Any], place: Path, name: 
     build_sharded(
         list(asked.vectors), place, column=asked.column, spec=spec, name=name, workers=asked.workers
     )
-    # What it would know itself again by; another build here is refused anyway.
-    work = Path(f"{place}.parts")
-    (work / DONE).unlink(missing_ok=True)
-    work.rmdir()
+    shutil.rmtree(
+        f"{place}.parts"
+    )  # emptied, but for what it would know itself again by: `out` is refused now
 
 
 def spec_of_words(name: str, given: Mapping[str, Any], *, rows: int) -> Spec:

@@ -124,6 +124,10 @@ REASONS = {
     "similar_to_test": "an outlier that looks like a test image",
     "heldout_train": "an official training image of a held-out class",
     "heldout_test": "an official test image of a class held out for validation",
+    "skin_tone": "the same drawing in another skin tone", "filtered": "does not match the filter",
+    "outside_reference": "a drawing that refers to something outside of it",
+    "too_complex": "a drawing deeper or larger than may be rendered",
+    "vector_not_finite": "its embedding holds a number that is not finite",
 }  # fmt: skip
 
 # field of MetricRow: (column, meaning, positive class)

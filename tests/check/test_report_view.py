@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import datakit
+import datakit.recipes
 from datakit.check.finding import Finding, first_keys
 from datakit.check.report import render_report
 from datakit.check.report_checks import checks_view
 from datakit.check.report_data import ClassRow, ReportData
+from datakit.check.report_words import REASONS
 
 from .report_makers import report, words
 
@@ -60,3 +65,26 @@ def test_a_finding_counts_no_images_that_it_does_not_know_of(named: int, cut: bo
     assert group["rows"][0]["cut"] == cut and len(group["rows"][0]["keys"]) == min(named, 50)
     text = words(render_report(ReportData(title="t", findings=(found,))))
     assert ("the first 50" in text) == cut and not re.search(r"and \d+ more", text)
+
+
+def reasons_in(text: str) -> set[str]:
+    """The literal reasons that Python code gives for a sample it leaves out."""
+    found = set()
+    for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+        named = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        given = [*call.args[:1]] if named in ("Drop", "SampleError") else []
+        given += [word.value for word in call.keywords if named == "Problem" and word.arg == "reason"]
+        found |= {one.value for one in given if isinstance(one, ast.Constant)}
+    return found
+
+
+def test_every_reason_has_its_words() -> None:
+    given = set[str]()
+    for path in [
+        *Path(datakit.__file__).parent.rglob("*.py"),
+        *Path(datakit.recipes.__path__[0]).glob("*.py"),
+    ]:
+        given |= reasons_in(path.read_text(encoding="utf-8"))
+    assert {"skin_tone", "too_small", "filtered", "vector_not_finite"} <= given
+    assert not given - set(REASONS) - {"alone"}, "alone: a batch is done again one by one, and nobody is told"
+    assert reasons_in('Drop("no_words_for_this")') - set(REASONS), "one without words would be found"

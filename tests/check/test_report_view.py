@@ -84,7 +84,8 @@ def test_every_reason_has_its_words() -> None:
         *Path(datakit.__file__).parent.rglob("*.py"),
         *Path(datakit.recipes.__path__[0]).glob("*.py"),
     ]:
-        given |= reasons_in(path.read_text(encoding="utf-8"))
+        if not path.name.startswith("verify"):  # whose problems are of files
+            given |= reasons_in(path.read_text(encoding="utf-8"))
     assert {"skin_tone", "too_small", "filtered", "vector_not_finite"} <= given
     assert not given - set(REASONS) - {"alone"}, "alone: a batch is done again one by one, and nobody is told"
     assert reasons_in('Drop("no_words_for_this")') - set(REASONS), "one without words would be found"

@@ -116,26 +116,10 @@ def recipe(config: Config) -> Recipe:
     if config.where:
         images = images.map(keep_rows(keep=images.reduce(rows_where(where=config.where))))
     images = images.annotate(describe_class(caption=config.caption))
-    embedded = images.annotate(vectors(config.encoder, "features"))
-    sides = {"image": {"image": config.encoder}}
-    if config.text != NONE:
-        weights = text_encoders.weights_of(config.text)
-        captions = embed_text(encoder=config.text, weights=weights, field=SAID, column="caption_joint")
-        embedded = embedded.annotate(vectors(config.text, "joint")).annotate(captions)
-        sides["joint"] = {"image": config.text, "text": config.text}
+    embedded = in_spaces(config, images)
 
     # An index over each, for a recall; checked with queries that it was not tuned by.
-    # The joint space is centred by its encoders: a mean of images alone would pull texts aside.
-    options = as_dict(config.index)
-    centred = {"image": options, "joint": options | {"center": False}}
-    indices = {
-        name: embedded.reduce(
-            search_index(
-                name=name, column=COLUMN[name], encoders=side, options=centred[name], seed=config.seed
-            )
-        )
-        for name, side in sides.items()
-    }
+    indices = indices_over(config, embedded)
     checks = [
         embedded.reduce(check_index(index=index, column=COLUMN[name], seed=config.seed))
         for name, index in indices.items()
@@ -156,16 +140,8 @@ def recipe(config: Config) -> Recipe:
     # A small dual encoder on the captions, and the same on captions dealt out anew.
     loops: list[Ref[dict[str, Any]]] = []
     if config.validate == "train":
-        weights = text_encoders.weights_of(config.sentences)
-        sentences = embed_text(encoder=config.sentences, weights=weights, field=SAID, column="sentence")
-        said = embedded.annotate(sentences)
-        columns = {"image": "features", "text": "sentence", "group": asked["thing"] or SAID}
-        trained = as_dict(config.train)
-        loops = [
-            said.reduce(dual_encoder(options=trained | {"shuffled": shuffled}, seed=config.seed, **columns))
-            for shuffled in (False, True)
-        ]
-        checks.append(said.reduce(check_caption_control(trained=loops[0], control=loops[1], severity="warn")))
+        loops, control = dual_encoders(config, embedded, asked["thing"] or SAID)
+        checks.append(control)
 
     classes = images.reduce(all_classes())
     published = images.annotate(place(classes=classes)).repartition(by="publish", per_shard=config.per_shard)
@@ -208,6 +184,50 @@ def recipe(config: Config) -> Recipe:
         },
         fetches=[f"the weights of {name}" for name in fetched(config)],
     )
+
+
+def in_spaces(config: Config, images: Step) -> Step:
+    """With the vectors of each space: of images alone, and, unless text=none, of images and captions together."""
+    embedded = images.annotate(vectors(config.encoder, "features"))
+    if config.text == NONE:
+        return embedded
+    weights = text_encoders.weights_of(config.text)
+    captions = embed_text(encoder=config.text, weights=weights, field=SAID, column="caption_joint")
+    return embedded.annotate(vectors(config.text, "joint")).annotate(captions)
+
+
+def indices_over(config: Config, embedded: Step) -> dict[str, Ref[Any]]:
+    """name → index, of each space."""
+    sides = {"image": {"image": config.encoder}}
+    if config.text != NONE:
+        sides["joint"] = {"image": config.text, "text": config.text}
+    # The joint space is centred by its encoders: a mean of images alone would pull texts aside.
+    options = as_dict(config.index)
+    centred = {"image": options, "joint": options | {"center": False}}
+    return {
+        name: embedded.reduce(
+            search_index(
+                name=name, column=COLUMN[name], encoders=side, options=centred[name], seed=config.seed
+            )
+        )
+        for name, side in sides.items()
+    }
+
+
+def dual_encoders(
+    config: Config, embedded: Step, group: str
+) -> tuple[list[Ref[dict[str, Any]]], Ref[list[dict[str, Any]]]]:
+    """Trained on the captions, and on captions dealt out anew; what is between the two is a check."""
+    weights = text_encoders.weights_of(config.sentences)
+    sentences = embed_text(encoder=config.sentences, weights=weights, field=SAID, column="sentence")
+    said = embedded.annotate(sentences)
+    columns = {"image": "features", "text": "sentence", "group": group}
+    trained = as_dict(config.train)
+    loops = [
+        said.reduce(dual_encoder(options=trained | {"shuffled": shuffled}, seed=config.seed, **columns))
+        for shuffled in (False, True)
+    ]
+    return loops, said.reduce(check_caption_control(trained=loops[0], control=loops[1], severity="warn"))
 
 
 def vectors(encoder: str, column: str) -> Stage[Any]:

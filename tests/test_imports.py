@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ANYWHERE = ("datakit/", "recipes/")
 ARRAYS = tuple(
     f"datakit/{part}/"
-    for part in ("run", "sources", "store", "stages", "models", "check", "train", "index", "serve")
+    for part in ("run", "sources", "store", "stages", "models", "check", "train", "index", "serve", "tokens")
 )
 CLUSTER = ("datakit/run/cluster.py", "datakit/run/dask.py")
 REPORT, TRAIN, TIMM = "datakit/check/report", "datakit/train/", "datakit/models/timm_model.py"
@@ -42,6 +42,7 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "datakit/run/doctor.py",
             "datakit/store/adapters.py",
             "datakit/index/torch_search.py",
+            "datakit/tokens/seit.py",
         ),
         (TRAIN, TIMM, "datakit/store/torch.py"),
     ),
@@ -58,6 +59,11 @@ TABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "open_clip": (("datakit/models/",), ()),
     "sentence_transformers": (("datakit/models/",), ()),
     "tokenizers": (("datakit/models/",), ()),
+    "pcodec": (("datakit/tokens/",), ()),
+    "constriction": (("datakit/tokens/",), ()),
+    "zstandard": (("datakit/tokens/",), ()),
+    "safetensors": (("datakit/models/", "datakit/tokens/"), ()),
+    "vector_quantize_pytorch": (("datakit/models/", TRAIN), (TRAIN,)),
     "dask": ((*CLUSTER, "datakit/index/"), CLUSTER),
     "distributed": ((*CLUSTER, "datakit/index/"), CLUSTER),
 }

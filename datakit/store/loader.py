@@ -255,17 +255,19 @@ def part_of(
     uneven: Uneven,
 ) -> Part:
     """The part that these words ask for. Without rank and world, those of torchrun's environment, or all of it."""
-    if (rank is None) != (world is None):
-        raise ConfigError("rank and world go together: give both or neither")
-    if rank is None or world is None:
-        rank, world = _from_environment()
+    rank, world = ranks(rank, world)
     if isinstance(shuffle, bool):
         few = view.store.files.local is not None and len(view) <= FULL
         shuffle = ("full" if few else "window") if shuffle else "none"
     return Part(rank=rank, world=world, seed=seed, shuffle=shuffle, window=window, uneven=uneven)
 
 
-def _from_environment() -> tuple[int, int]:
+def ranks(rank: int | None, world: int | None) -> tuple[int, int]:
+    """Rank and world as given; without them, those of torchrun's environment, or all of it. Raises ConfigError."""
+    if (rank is None) != (world is None):
+        raise ConfigError("rank and world go together: give both or neither")
+    if rank is not None and world is not None:
+        return rank, world
     try:
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError:

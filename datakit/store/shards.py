@@ -233,14 +233,22 @@ def _ends(shard: Shard, handle: Handle) -> bool:
 
 
 def getter(column: pa.ChunkedArray) -> Get:
-    """The value of a row: numbers of a fixed-size list as a numpy array, everything else as Python has it."""
-    kind = column.type
-    if pa.types.is_fixed_size_list(kind) and _is_number(kind.value_type) and not column.null_count:
-        values = column.combine_chunks().flatten()
+    """The value of a row: numbers of a fixed-size list (or of such lists in one another) as a numpy array, everything
+    else as Python has it.
+    """
+    kind, shape = column.type, list[int]()
+    while pa.types.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    if shape and _is_number(kind) and not column.null_count:
+        values = column.combine_chunks()
+        for _ in shape:
+            values = values.flatten()
         if not values.null_count:
             flat: NDArray[Any] = np.asarray(values)
-            rows = flat.reshape(-1, kind.list_size)
+            rows = flat.reshape(-1, *shape)
             return lambda row: rows[row]
+    kind = column.type
     if pa.types.is_primitive(kind) or pa.types.is_string(kind):
         items: list[Any] = column.to_pylist()
         return items.__getitem__

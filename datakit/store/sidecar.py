@@ -22,6 +22,7 @@ from datakit.errors import ConfigError, StoreError, did_you_mean
 from datakit.manifest import atomic
 from datakit.store.metadata import KEY
 from datakit.store.parquet_guard import open_parquet
+from datakit.tokens.opened import open_tokens
 
 if TYPE_CHECKING:
     from datakit.store.reader import Store
@@ -99,8 +100,20 @@ def open_sidecar(
     return Sidecar(name=name, table=table.select(wanted), rows=found)
 
 
+def _tokens(folder: Path) -> pa.Table:
+    """`key` and `tokens` (h, w) of the first view of each image: 2 bytes a token."""
+    packed = open_tokens(folder)
+    rows = np.flatnonzero(np.asarray(packed.rows["view"]) == 0)
+    flat = pa.array(packed.read(rows).reshape(-1))
+    for length in reversed(packed.grid):
+        flat = pa.FixedSizeListArray.from_arrays(flat, length)
+    return pa.table({KEY: packed.rows["key"].take(pa.array(rows)), "tokens": flat})
+
+
 def _read(path: Path) -> pa.Table:
-    """A Parquet file, or an Arrow file, which stays on disk: memory-mapped."""
+    """A Parquet file, or an Arrow file, which stays on disk: memory-mapped; or packed tokens, which do not."""
+    if path.is_dir():
+        return _tokens(path)
     try:
         with path.open("rb") as file:
             start = file.read(6)

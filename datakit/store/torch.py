@@ -181,6 +181,11 @@ def collated(samples: list[Any], room: Room | None = None) -> Any:
     return {name: _tensor(value) for name, value in stacked(samples, room).items()}
 
 
+def tensors_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch's arrays as tensors, unsigned integers as int64; what is no array stays what it is."""
+    return {name: _tensor(value) for name, value in batch.items()}
+
+
 def _tensor(value: Any) -> Any:
     if isinstance(value, list) and isinstance(value[0], torch.Tensor):
         return default_collate(value)

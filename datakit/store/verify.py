@@ -20,6 +20,7 @@ from datakit.store.owned import OURS
 from datakit.store.verify_shard import Problem, compare_shard
 from datakit.store.verify_sidecars import compare_sidecars, sidecars_in
 from datakit.store.verify_texts import compare_offsets, compare_texts
+from datakit.store.verify_tokens import compare_tokens, is_tokens, token_problems
 from datakit.store.wids import wids_index
 
 CHUNK = 1 << 20  # bytes
@@ -63,13 +64,19 @@ def verify(root: str | Path, *, deep: bool = False, sidecars: Sequence[str | Pat
     deep: also every tar member, the digest of every sample, every image decoded; tar, metadata, Arrow and layout
     against each other; keys unique, and known where a list names them; what the card, Croissant and Arrow's JSON say
     of files, counts and types; energon's indices beside shards; sidecars, those in the tree that name their store
-    and those given. Problems are returned, never raised.
+    and those given; every block of packed tokens, and their keys. A folder of packed tokens alone is looked at whole,
+    deep or not. Problems are returned, never raised.
 
     A value that was changed and then given new digests is found where a second place holds it. There is none
     for the columns of a list but the key, for columns that are in the metadata alone (no Arrow files, no member
     of the tar), nor for texts for people, LICENSE and extra files.
     """
     folder = Path(root)
+    if is_tokens(folder):
+        files, size, count, found_all = token_problems(folder)
+        return VerifyReport(
+            root=str(root), deep=deep, files=files, bytes=size, samples=count, problems=tuple(found_all)
+        )
     try:
         contents = read_contents(folder)
     except StoreError as problem:
@@ -87,6 +94,7 @@ def verify(root: str | Path, *, deep: bool = False, sidecars: Sequence[str | Pat
         problems += compare_offsets(folder, contents, bad)
         given = dict.fromkeys([*sidecars_in(folder, contents), *map(Path, sidecars)])
         problems += compare_sidecars(folder, contents, keys, given)
+        problems += compare_tokens(folder, contents, keys)
     return VerifyReport(
         root=str(root),
         deep=deep,

@@ -89,7 +89,10 @@ class SplitView:
     def zip(
         self, place: str | os.PathLike[str], *, columns: Sequence[str] | None = None, partial: bool = False
     ) -> SplitView:
-        """This view with the columns of a sidecar, by key; see `open_sidecar`. They stand before its own."""
+        """This view with the columns of a sidecar, by key; see `open_sidecar`. They stand before its own.
+
+        A folder of packed tokens is a sidecar too: the column `tokens`, uint16 (h, w) of each image's first view.
+        """
         keys = self._rows([KEY])[KEY].cast(pa.string())
         sidecar = open_sidecar(place, keys, self.store, columns=columns, partial=partial)
         return SplitView(self.store, self.split, self.shards, self._chosen, [*self._sidecars, sidecar])

@@ -15,7 +15,21 @@ PYPROJECT = Path(__file__).parent.parent.parent / "pyproject.toml"
 def test_every_part_of_every_extra_is_looked_for() -> None:
     declared = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
     found = extras()
-    names = {"clip", "dask", "demo", "fast", "gcs", "gpu", "hf", "http", "s3", "sentences", "serve", "torch"}
+    names = {
+        "clip",
+        "dask",
+        "demo",
+        "fast",
+        "gcs",
+        "gpu",
+        "hf",
+        "http",
+        "s3",
+        "sentences",
+        "serve",
+        "tokens",
+        "torch",
+    }
     assert set(found) == names
     for extra, modules in found.items():
         assert len(modules) == len(declared[extra])

@@ -123,13 +123,13 @@ def open_clip_file(rest: str) -> Path | None:
     return Path(weights) if "/" in weights or Path(weights).suffix in WEIGHTS else None
 
 
-def file_sha256(path: Path, name: str) -> str:
-    """sha256 of the file behind the encoder `name`. Raises ConfigError where it cannot be read."""
+def file_sha256(path: Path, name: str, what: str = "encoder") -> str:
+    """sha256 of the file behind the encoder (or `what`) `name`. Raises ConfigError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:
-        raise ConfigError(f"encoder {name}: cannot read {path}: {problem.strerror}") from problem
+        raise ConfigError(f"{what} {name}: cannot read {path}: {problem.strerror}") from problem
 
 
 def _unknown(name: str) -> ConfigError:

@@ -30,6 +30,7 @@ from datakit.shell import (
     index_command,
     mode,
     table,
+    tokens_command,
 )
 
 WORDS = {"ignore_unknown_options": False, "help_option_names": ["--help", "-h"]}
@@ -346,6 +347,35 @@ _index_verb("add", "More rows, found at once: index add DIR vectors=FILE.")
 _index_verb("delete", "Rows that are found no more: index delete DIR key=A,B.")
 _index_verb("compact", "Added and deleted rows folded in: index compact DIR [retrain=true].")
 _index_verb("tune", "Another target: index tune DIR recall=0.99 [max_ms=1].")
+
+
+@cli.group(cls=Verbs)
+def tokens() -> None:
+    """A folder of packed tokens: tokens show, train, repack, import, export.
+
+    \b
+      datakit tokens show builds/vq_tokens/tokens
+      datakit tokens train builds/vq_tokens/tokens augment=eda,noise,color seeds=0,1,2      no pixel is opened
+      datakit tokens repack builds/vq_tokens/tokens codec=context out=archive/tokens
+      datakit tokens import seit/ split=val out=imagenet/tokens                             SeiT's own file set
+    """
+
+
+def _tokens_verb(name: str, help: str) -> None:
+    @tokens.command(name, help=help, cls=tokens_command(name))
+    @click.argument("words", nargs=-1)
+    @flags
+    def verb(words: tuple[str, ...], **how: bool) -> None:
+        from datakit.train.token_words import token_words
+
+        give(*token_words(name, words), how)
+
+
+_tokens_verb("show", "What is packed, how small, and how small it could be: tokens show DIR.")
+_tokens_verb("train", "A classifier on the tokens and labels of a folder alone: tokens train DIR.")
+_tokens_verb("repack", "The same tokens by another codec: tokens repack DIR codec=context out=DIR.")
+_tokens_verb("import", "SeiT's own files as a token folder: tokens import DIR split=train out=DIR.")
+_tokens_verb("export", "A token folder as SeiT's own files: tokens export DIR out=DIR.")
 
 
 @cli.command(cls=Serve)

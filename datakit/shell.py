@@ -96,6 +96,18 @@ def index_command(verb: str) -> type[click.Command]:
     return Command
 
 
+def tokens_command(verb: str) -> type[click.Command]:
+    """As `Export`, for a verb of `datakit tokens`."""
+
+    class Command(click.Command):
+        def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            from datakit.train import token_words
+
+            _write_keys(formatter, getattr(token_words, f"{verb.capitalize()}Options"))
+
+    return Command
+
+
 class Serve(click.Command):
     """As `Export`."""
 

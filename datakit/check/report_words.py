@@ -99,6 +99,51 @@ CHECKS: dict[str, tuple[str, str, str]] = {
         "Held-out classes are looked up in the declared label set of the pre-trained weights.",
         "A class the backbone was trained on is new to the head only.",
     ),
+    "tokens_exact": (
+        "Every token comes back",
+        "The packed folder is read in order and compared, in the tokenizer's own codes, with what the tokenizer gave.",
+        "A codec that loses one token in a million changes images, and nobody sees which.",
+    ),
+    "tokens_random": (
+        "A row alone is the row in order",
+        "Some hundred rows are read one by one, in a drawn order, and compared with the same rows read together.",
+        "Training reads rows at random: an offset that is wrong for some would mix images and labels.",
+    ),
+    "tokens_views": (
+        "Every view of every image is there",
+        "Keys and numbers of views are compared with the build's, in its order.",
+        "A view that is missing or of another image is a wrong label in training.",
+    ),
+    "tokens_size": (
+        "Tokens are as small as their entropy",
+        "Coded bytes a grid, beside the order-0 entropy of all tokens.",
+        "Storage is the whole point: ids that are not ranked, or blocks too small, waste per cents of it.",
+    ),
+    "tokens_picture": (
+        "Tokens hold the picture",
+        "PSNR and SSIM of what the stored tokens decode to, beside the tokens of another image.",
+        "A tokenizer that was trained on other pictures, or not at all, keeps few of these.",
+    ),
+    "tokens_codebook": (
+        "The codebook did not collapse",
+        "Codes in use and their perplexity.",
+        "A collapsed codebook pays for codes that it never uses; bits against PSNR say how much that matters.",
+    ),
+    "equal_bytes": (
+        "No arm spent more than allowed",
+        "Coded bytes of each arm's training images, beside its budget.",
+        "Accuracy at unequal bytes compares nothing.",
+    ),
+    "tokens_learn": (
+        "Tokens can be learned from",
+        "Mean top-1 of a classifier on tokens alone, beside the most common class of the test.",
+        "Tokens that decode well may still be hard to learn from; this is what they are stored for.",
+    ),
+    "tokens_mtm": (
+        "Masked tokens are predicted from their neighbours",
+        "Cross-entropy of masked tokens after pre-training, beside the entropy of how often each code comes.",
+        "A model at the unigram entropy has learned nothing of pictures.",
+    ),
 }  # fmt: skip
 
 REASONS = {

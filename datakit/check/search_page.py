@@ -68,7 +68,7 @@ def search_page(
         command=shlex.join(["datakit", "build", "recipe=search", *to_words(words)]),
         recipe="search",
         findings=tuple(finding for ref in findings for finding in ref.value),
-        outcomes=tuple(_outcomes(rows)),
+        outcomes=tuple(left_out(rows)),
         conversions=Counter(change for changes in rows.table(["changes"])["changes"].to_pylist() for change in changes),
         catalogs=tuple(catalog_rows(rows)),
         licences=tuple(licence_rows(rows.table())),
@@ -178,7 +178,8 @@ def _subtitle(spaces: Sequence[SpaceView], rows: int) -> str:
     return f"{rows:,} images, embedded by {encoders}, and found again."
 
 
-def _outcomes(rows: Rows) -> Iterable[OutcomeRow]:
+def left_out(rows: Rows) -> Iterable[OutcomeRow]:
+    """What came in: kept, dropped and failed, for any report."""
     grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows.outcomes.to_pylist():
         grouped[row["outcome"], row["reason"]].append(row["name"])

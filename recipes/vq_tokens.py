@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from datakit.catalog import load
-from datakit.check.tokens import check_arms, check_tokens, code_sizes
+from datakit.check.tokens import check_adapt, check_arms, check_tokens, code_sizes
 from datakit.check.tokens_page import token_page
 from datakit.config import as_dict, changed
 from datakit.errors import ConfigError, did_you_mean, need
@@ -25,8 +25,8 @@ from datakit.stages.image import common_format, intake
 from datakit.stages.place import all_classes, describe_class, place
 from datakit.stages.tokens import token_files, tokenize, view_count
 from datakit.tokens.codec import CODECS
-from datakit.train.token_arms import ARMS
-from datakit.train.token_stages import PATCHES, fit_codes, token_arm, token_split
+from datakit.train.token_arms import ARMS, budgets_of
+from datakit.train.token_stages import PATCHES, fit_adapt, fit_codes, token_arm, token_split
 from datakit.values import to_text
 
 DESCRIPTION = (
@@ -34,6 +34,7 @@ DESCRIPTION = (
 )
 KINDS = ("cosine_vq", "vq", "fsq", "rvq", "lfq", PATCHES)
 TRAIN = "train"
+ADAPTED = "tokens_adapt"  # the arm that is trained through TokenAdapt
 JSON = ("name", "class_name", "taxonomy", "captions", "source_url", "licence", "attribution")
 
 
@@ -68,16 +69,26 @@ class Pack:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adapt:
+    train: bool = key(False, "train TokenAdapt's f and f⁻¹ too, and keep them in adapt/")
+    width: int = key(96, "of their transformer layers; SeiT++'s are 384", least=8)
+    steps: int = key(300, "of training", least=1)
+    images: int = key(512, "that they are trained on, at most", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loop:
     label: str = key("class_name", "the column that is learned")
-    arms: tuple[str, ...] = key(tuple(ARMS), "what is compared")
-    budgets: tuple[float, ...] = key((0.25, 1.0, 4.0), "times the tokens' own coded bytes", least=0.01)
+    arms: tuple[str, ...] = key((), "what is compared; all, where none is named")
+    budgets: tuple[float, ...] = key(
+        (0.25, 1.0, 4.0), "times the coded bytes of one view in tokens", least=0.01
+    )
     seeds: tuple[int, ...] = key((0, 1, 2), "of training", least=0, most=2**32 - 1)
     images: int = key(3000, "of the classifiers' training and test, at most", least=8)
     least: int = key(8, "images of a class that is learned", least=2)
     side: int = key(128, "px at which pixel classifiers are trained", least=32)
-    steps: int = key(200, "of each training", least=1)
-    mtm_steps: int = key(200, "of masked token modelling before it", least=1)
+    steps: int = key(400, "of each training", least=1)
+    mtm_steps: int = key(400, "of masked token modelling before it", least=1)
     device: str = key("auto", "auto, cpu, cuda")
 
 
@@ -99,6 +110,7 @@ class Config:
     )
     views: str = key("full", "full, tencrop, or crops:<k>: the frame and k random crops")
     pack: Pack = field(default_factory=Pack)
+    adapt: Adapt = field(default_factory=Adapt)
     validate: Literal["none", "check", "train"] = key("train", "train: the loop at equal bytes as well")
     loop: Loop = field(default_factory=Loop)
     seed: int = key(0, "of the tokenizer, of views and of the loop's split", least=0, most=2**32 - 1)
@@ -135,10 +147,19 @@ def recipe(config: Config) -> Recipe:
     checks = [tokens.reduce(check_tokens(**told, views=config.views, seed=config.seed))]
     sizes = images.reduce(code_sizes(packed=packed))
 
+    # What moves tokens as images are moved.
+    adapt: Ref[Files] | None = None
+    if config.adapt.train:
+        options = {"width": config.adapt.width, "steps": config.adapt.steps}
+        adapt = images.reduce(
+            fit_adapt(**told, options=options, images=config.adapt.images, seed=config.seed)
+        )
+        checks.append(images.reduce(check_adapt(packed=packed, adapt=adapt, seed=config.seed)))
+
     # Classifiers at equal coded bytes.
     arms: list[Ref[dict[str, Any]]] = []
     if config.validate == "train":
-        arms = trained_arms(config, images, packed, frame)
+        arms = trained_arms(config, images, packed, frame, adapt)
         checks.append(images.reduce(check_arms(arms=arms)))
 
     published = images.annotate(place(classes=classes)).repartition(by="publish", per_shard=config.per_shard)
@@ -165,7 +186,11 @@ def recipe(config: Config) -> Recipe:
             keywords=("vector quantization", "image tokens", "storage-efficient training"),
         ),
         checks=checks,
-        files={"tokens/": packed, "report/index.html": images.reduce(page)},
+        files={
+            "tokens/": packed,
+            **({"adapt/": adapt} if adapt is not None else {}),
+            "report/index.html": images.reduce(page),
+        },
     )
 
 
@@ -189,21 +214,33 @@ def without_weights(made_by: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained_arms(
-    config: Config, images: Step, packed: Ref[Files], frame: dict[str, Any]
+    config: Config, images: Step, packed: Ref[Files], frame: dict[str, Any], adapt: Ref[Files] | None
 ) -> list[Ref[dict[str, Any]]]:
-    """One step an arm and budget; the full pixels have none."""
+    """One step an arm and budget."""
     loop = config.loop
     split = images.reduce(token_split(label=loop.label, seed=config.seed, least=loop.least, most=loop.images))
     options = {"side": loop.side, "steps": loop.steps, "mtm_steps": loop.mtm_steps, "device": loop.device}
     return [
         images.reduce(
             token_arm(
-                packed=packed, split=split, arm=arm, budget=budget, options=options, seeds=loop.seeds, **frame
+                packed=packed,
+                split=split,
+                arm=arm,
+                budget=budget,
+                options=options,
+                seeds=loop.seeds,
+                **frame,
+                adapt=adapt if arm == ADAPTED else None,
             )
         )
-        for arm in loop.arms
-        for budget in (loop.budgets if arm != "full" else (1.0,))
+        for arm in arms_of(config)
+        for budget in budgets_of(arm, loop.budgets, view_count(config.views))
     ]
+
+
+def arms_of(config: Config) -> tuple[str, ...]:
+    """What is compared; all that the build can, where none is named."""
+    return config.loop.arms or tuple(arm for arm in ARMS if arm != ADAPTED or config.adapt.train)
 
 
 def trained_kind(config: Config) -> str:
@@ -229,14 +266,14 @@ def check_words(config: Config) -> None:
     if kind and config.size % config.fit.patch:
         raise ConfigError(f"size={config.size} is no multiple of fit.patch={config.fit.patch}")
     need("packed tokens", "tokens", ("constriction", "pcodec", "safetensors", "zstandard"))
-    if config.validate == "train" or (kind and kind != PATCHES):
+    if config.validate == "train" or config.adapt.train or (kind and kind != PATCHES):
         need(
-            f"tokenizer={config.tokenizer} and validate=train",
+            f"tokenizer={config.tokenizer}, adapt.train and validate=train",
             "torch",
             ("torch", "timm", "vector_quantize_pytorch"),
         )
     for name, values in (
-        ("arms", config.loop.arms),
+        ("arms", arms_of(config)),
         ("budgets", config.loop.budgets),
         ("seeds", config.loop.seeds),
     ):
@@ -244,6 +281,11 @@ def check_words(config: Config) -> None:
             raise ConfigError(f"loop.{name}={to_text(values)}: give one or more, each once")
     if unknown := next((arm for arm in config.loop.arms if arm not in ARMS), None):
         raise ConfigError(f"no arm {unknown}{did_you_mean(unknown, ARMS)}; there are {', '.join(ARMS)}")
+
+    if ADAPTED in config.loop.arms and not config.adapt.train:
+        raise ConfigError(
+            f"loop.arms={ADAPTED} wants adapt.train=true: there is no TokenAdapt to train through"
+        )
 
 
 def use(config: Config) -> CatalogUse:

@@ -124,6 +124,11 @@ CHECKS: dict[str, tuple[str, str, str]] = {
         "PSNR and SSIM of what the stored tokens decode to, beside the tokens of another image.",
         "A tokenizer that was trained on other pictures, or not at all, keeps few of these.",
     ),
+    "tokens_adapt": (
+        "TokenAdapt leaves tokens alone",
+        "Share of the tokens that f⁻¹ f, without an affine between, gives back as they were.",
+        "What changes tokens by doing nothing teaches a classifier noise.",
+    ),
     "tokens_codebook": (
         "The codebook did not collapse",
         "Codes in use and their perplexity.",

@@ -18,7 +18,7 @@ from datakit.stage import Files, Ref, Rows, reduce
 from datakit.stages.tokens import Fit, token_column, view_count
 from datakit.tokens.codec import CODECS, decode_block, encode_block, fit_model
 from datakit.tokens.opened import TokenSet
-from datakit.train.token_stages import frame, opened
+from datakit.train.token_stages import frame, opened, with_codebook
 
 READ = 4096  # token grids compared at once
 DRAWN = 512  # rows read at random
@@ -28,6 +28,8 @@ CODED = 2048  # grids that every codec is tried on, at most
 # larger was packed without its ids ranked, or in blocks too small.
 SIZE = {"pco": (1.03, 4.0), "ans": (1.005, 6.0), "zstd": (1.25, 8.0), "context": (1.0, 4.0)}
 MARGIN = 1.0  # dB by which an image's own tokens must be nearer to it than another's
+ADAPTED = 256  # grids that TokenAdapt is tried on
+UNTOUCHED = 0.95  # share of their tokens that it may not change
 COLLAPSED = 0.1  # share of the codes in use below which a codebook is said to be collapsed
 
 
@@ -178,6 +180,26 @@ def tokens_codebook(tokens: TokenSet) -> Finding:
         f"{stats['h0']:.2f} bits a token by frequency, {context} given its neighbours.",
         detail={name: stats[name] for name in ("used", "codes", "perplexity", "h0", "h_context")},
     )
+
+
+@reduce(version=1)
+def check_adapt(rows: Rows, *, packed: Ref[Files], adapt: Ref[Files], seed: int = 0) -> list[dict[str, Any]]:
+    """That TokenAdapt without an affine gives back the tokens it is given, on grids drawn at random."""
+    from datakit.train.token_adapt import untouched
+    from datakit.train.token_adapt_files import read_adapt
+
+    tokens = opened(packed.value)
+    drawn = rng_for(seed, "check", "adapt").permutation(len(tokens))[:ADAPTED]
+    share = untouched(read_adapt(adapt.value, with_codebook(tokens)), tokens.read(drawn))
+    finding = Finding(
+        id="tokens_adapt",
+        severity="warn",
+        passed=share >= UNTOUCHED,
+        value=share,
+        limit=UNTOUCHED,
+        summary=f"TokenAdapt's f⁻¹ f gives back {100 * share:.2f} % of the tokens of {len(drawn)} grids as they were.",
+    )
+    return [finding.to_json()]
 
 
 @reduce(version=1)

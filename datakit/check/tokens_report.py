@@ -28,10 +28,11 @@ ROLES = {
     "jpeg_low": "coarse",
     "tokens": "id",
     "tokens_aug": "far",
+    "tokens_adapt": "far",
     "tokens_vit": "id",
     "tokens_mtm": "coarse",
 }
-DASHED = ("webp_subset", "tokens_vit", "tokens_mtm")  # of two lines of one colour, the second
+DASHED = ("webp_subset", "tokens_adapt", "tokens_vit", "tokens_mtm")  # of two lines of one colour, the second
 
 SECTIONS = (
     ("pictures", "Pictures"),
@@ -127,6 +128,7 @@ SHORT = {
     "jpeg_low": "poor JPEG",
     "tokens": "tokens",
     "tokens_aug": "augmented",
+    "tokens_adapt": "TokenAdapt",
     "tokens_vit": "tokens, ViT",
     "tokens_mtm": "ViT after MTM",
 }

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datakit.errors import ConfigError, MissingExtra, StoreError
+from datakit.tokens.stats import counts_of
 
 Tokens = NDArray[np.uint16]
 Rows = NDArray[np.int64] | None
@@ -26,7 +27,7 @@ WORD = np.dtype("<u4")
 
 def fit(tokens_NHW: Tokens, codes: int) -> bytes:
     """A weight of 0 to 65,535 for each code that comes, at least 1; uint16, deflated."""
-    counts = np.bincount(tokens_NHW.reshape(-1), minlength=codes)
+    counts = counts_of(tokens_NHW, codes)
     scaled = -(-counts * FULL // max(1, int(counts.max())))
     return zlib.compress(np.where(counts > 0, np.maximum(1, scaled), 0).astype("<u2").tobytes(), 9)
 

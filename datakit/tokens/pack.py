@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from datakit.errors import ConfigError, MissingExtra
 from datakit.tokens.codec import codec_of, encode_block, fit_model
-from datakit.tokens.stats import token_stats
+from datakit.tokens.stats import CHUNK, counts_of, token_stats
 
 Tokens = NDArray[np.uint16]
 
@@ -121,12 +121,15 @@ def ranked(tokens_NHW: Tokens, codes: int, *, keep_unused: bool) -> tuple[Tokens
     codec_of("bits")
     if not 1 <= codes <= 65_536 or int(tokens_NHW.max()) >= codes:
         raise ConfigError(f"the code {int(tokens_NHW.max())} is among the tokens, and there are {codes}")
-    counts = np.bincount(tokens_NHW.reshape(-1), minlength=codes)
+    counts = counts_of(tokens_NHW, codes)
     order = np.argsort(-counts, kind="stable")
     rank = order if keep_unused else order[: int((counts > 0).sum())]
     place = np.zeros(codes, np.uint16)
     place[rank] = np.arange(len(rank))
-    return place[tokens_NHW], rank.astype(np.uint16)
+    found = np.empty_like(tokens_NHW)
+    for at in range(0, len(found), CHUNK):
+        found[at : at + CHUNK] = place[tokens_NHW[at : at + CHUNK]]
+    return found, rank.astype(np.uint16)
 
 
 def synonyms_of(codebook_KD: NDArray[np.float32], nearest: int = NEAREST) -> NDArray[np.uint16]:

@@ -12,6 +12,7 @@ from datakit.tokens.context import SCALE, Counts
 Tokens = NDArray[np.uint16]
 
 SEEN = 256  # grids that the entropy in context is estimated on
+CHUNK = 4096  # grids counted at once: numpy counts in int64, four times the tokens' own size
 MOST = 2048  # codes, for that: its tables are codes x codes
 
 
@@ -20,7 +21,7 @@ def token_stats(tokens_NHW: Tokens, codes: int) -> dict[str, Any]:
     perplexity = 2^h0; h_context: bits a token by the adaptive model of the codec `context`, over the
     first 256 grids, which never looks ahead; None above 2,048 codes.
     """
-    counts = np.bincount(tokens_NHW.reshape(-1), minlength=codes)
+    counts = counts_of(tokens_NHW, codes)
     shares = counts[counts > 0] / max(1, counts.sum())
     h0 = max(0.0, float(-(shares * np.log2(shares)).sum()))
     return {
@@ -32,6 +33,14 @@ def token_stats(tokens_NHW: Tokens, codes: int) -> dict[str, Any]:
         "h_context": context_entropy(tokens_NHW[:SEEN], codes) if codes <= MOST and len(tokens_NHW) else None,
         "grids": len(tokens_NHW),
     }
+
+
+def counts_of(tokens_NHW: Tokens, codes: int) -> NDArray[np.int64]:
+    """(codes,): how often each comes."""
+    found = np.zeros(codes, np.int64)
+    for at in range(0, len(tokens_NHW), CHUNK):
+        found += np.bincount(tokens_NHW[at : at + CHUNK].reshape(-1), minlength=codes)
+    return found
 
 
 def context_entropy(tokens_NHW: Tokens, codes: int) -> float:

@@ -32,6 +32,7 @@ ROTATE, TRANSLATE, SHEAR = (
     15.0,
 )  # degrees, shares of the side, degrees (SeiT++), each in half of the images
 EACH = 0.5
+ABSENT = -1  # a code that was dropped as unused, and that a moved image has
 
 Affine = NDArray[
     np.float64
@@ -148,14 +149,15 @@ def fit_token_adapt(
     ids_NHW: NDArray[np.uint16],
     codebook_KD: NDArray[np.float32],
     *,
-    tokens_of: Callable[[NDArray[np.int64], Affine], NDArray[np.uint16]] | None = None,
+    tokens_of: Callable[[NDArray[np.int64], Affine], NDArray[Any]] | None = None,
     options: AdaptOptions | None = None,
     seed: int,
 ) -> TokenAdapt:
     """f and f⁻¹ trained on grids (N, h, h) and their codebook.
 
     tokens_of(numbers, A): the packed ids of the images with these numbers after A, as the tokenizer gives them of
-    `warped` pixels; without it, only the identity is trained, and A is trusted to the map. Raises ConfigError.
+    `warped` pixels, -1 where no packed id stands for the tokenizer's code; without it, only the identity is trained,
+    and A is trusted to the map. Raises ConfigError.
     """
     options = options or AdaptOptions()
     if ids_NHW.ndim != 3 or ids_NHW.shape[1] != ids_NHW.shape[2] or not len(ids_NHW):
@@ -176,7 +178,7 @@ def fit_token_adapt(
             if not same:
                 theta = torch.from_numpy(affine).float().expand(len(rows), -1, -1)
                 map_NDHW = moved(map_NDHW, theta, map_NDHW.shape)
-            loss = functional.cross_entropy(model.f_inv(map_NDHW), wanted.to(device))
+            loss = functional.cross_entropy(model.f_inv(map_NDHW), wanted.to(device), ignore_index=ABSENT)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -185,7 +187,7 @@ def fit_token_adapt(
 
 
 def _answers(
-    tokens_of: Callable[[NDArray[np.int64], Affine], NDArray[np.uint16]], rows: Tensor, affine: Affine
+    tokens_of: Callable[[NDArray[np.int64], Affine], NDArray[Any]], rows: Tensor, affine: Affine
 ) -> Tensor:
     return torch.from_numpy(tokens_of(rows.numpy(), affine).astype(np.int64))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datakit.errors import CatalogError
+from datakit.errors import CatalogError, ConfigError
+from datakit.models import tokenizer as tokenizers
 from datakit.rng import rng_for
 from datakit.stage import Files, Ref, Rows, reduce
 from datakit.stages.columns import codes, read_columns
@@ -112,6 +114,52 @@ def _given_test(rows: Rows) -> NDArray[np.bool_] | None:
 
 
 @reduce(version=1)
+def fit_adapt(
+    rows: Rows,
+    *,
+    packed: Ref[Files],
+    tokenizer: Ref[Files] | None = None,
+    name: str = "",
+    size: int,
+    fit: Fit,
+    options: Mapping[str, Any],
+    images: int,
+    seed: int,
+) -> Files:
+    """TokenAdapt's f and f⁻¹ over the packed tokens, as two files; see `fit_token_adapt`.
+
+    Trained on the first views of at most `images` rows, and on what the tokenizer makes of those after an affine.
+    options: of `AdaptOptions`. Raises ConfigError where the tokens are no square grid of codes with a codebook.
+    """
+    from datakit.train.token_adapt import ABSENT, AdaptOptions, Affine, fit_token_adapt, warped
+    from datakit.train.token_adapt_files import adapt_files
+
+    tokens = opened(packed.value)
+    codebook_KD = with_codebook(tokens)
+    model = tokenizers.of_files(tokenizer.value) if tokenizer is not None else tokenizers.load(name)
+    drawn = np.sort(rng_for(seed, "token adapt", "images").permutation(len(rows))[:images])
+    images_NHWC = np.stack([frame(image.array, size, fit) for image in rows.images(drawn.tolist())])
+    packed_id = np.full(model.codes, ABSENT, np.int64)
+    packed_id[tokens.rank] = np.arange(len(tokens.rank))
+
+    def tokens_of(numbers: NDArray[np.int64], affine: Affine) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = packed_id[model.encode(warped(images_NHWC[numbers], affine))]
+        return found
+
+    asked = AdaptOptions(**options)
+    ids_NHW = tokens.read(drawn * (len(tokens) // len(rows)))
+    adapt = fit_token_adapt(ids_NHW, codebook_KD, tokens_of=tokens_of, options=asked, seed=seed)
+    return Files(adapt_files(adapt, codebook_KD, asked, {"images": len(drawn), "seed": seed}))
+
+
+def with_codebook(tokens: TokenSet) -> NDArray[np.float32]:
+    """Raises ConfigError where the folder has none."""
+    if tokens.codebook is None:
+        raise ConfigError("the tokens come without a codebook: there is nothing to embed them by")
+    return tokens.codebook
+
+
+@reduce(version=2)
 def token_arm(
     rows: Rows,
     *,
@@ -123,9 +171,17 @@ def token_arm(
     seeds: tuple[int, ...],
     size: int,
     fit: Fit,
+    adapt: Ref[Files] | None = None,
 ) -> dict[str, Any]:
-    """One arm of the curve at one budget: what was stored, its bytes, and top-1 of each seed; see `run_arm`."""
+    """One arm of the curve at one budget: what was stored, its bytes, and top-1 of each seed; see `run_arm`.
+
+    adapt: of `fit_adapt`, for the arm that trains through it.
+    """
     found = corpus(rows, opened(packed.value), split.value, size=size, fit=fit)
+    if adapt is not None:
+        from datakit.train.token_adapt_files import read_adapt
+
+        found = replace(found, adapt=read_adapt(adapt.value, with_codebook(found.tokens)))
     return run_arm(found, Arm(name=arm, budget=budget, **options), seeds=seeds)
 
 

@@ -88,7 +88,7 @@ class Loop:
     least: int = key(8, "images of a class that is learned", least=2)
     side: int = key(128, "px at which pixel classifiers are trained", least=32)
     steps: int = key(400, "of each training", least=1)
-    mtm_steps: int = key(400, "of masked token modelling before it", least=1)
+    mtm_steps: int = key(1000, "of masked token modelling before it", least=1)
     device: str = key("auto", "auto, cpu, cuda")
 
 

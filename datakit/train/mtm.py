@@ -25,6 +25,7 @@ DROPPED = 0.4  # share of all patches that the encoder does not see
 MEAN, DEVIATION, LEAST, MOST = 0.45, 0.25, 0.4, 1.0  # of the masking ratio
 BETAS = (0.9, 0.95)
 HELD = 0.1  # share of the grids that the loss is measured on and that are not trained on
+TOLD = 4096  # masked tokens a step that the loss is taken over
 ROUNDS = 4  # maskings of each held-out grid
 
 
@@ -91,7 +92,10 @@ class MaskedTokens(nn.Module):
             "positions", sincos(options.side // options.patch, options.width), persistent=False
         )
 
-    def forward(self, ids_NHW: Tensor, generator: torch.Generator) -> Tensor:
+    def forward(self, ids_NHW: Tensor, generator: torch.Generator, *, most: int | None = None) -> Tensor:
+        """The loss over all masked tokens; over `most` of them, drawn, where there are more: half the time of a step
+        goes into their logits.
+        """
         count, patches = len(ids_NHW), len(self.positions)
         masked, left_out = drawn_masks(count, patches, generator)
         shown = self.encoder.patches(self.table(ids_NHW).permute(0, 3, 1, 2))
@@ -103,9 +107,12 @@ class MaskedTokens(nn.Module):
         encoded = self.encoder.norm(self.encoder.layers(shown.gather(1, seen)))
         whole = self.absent.expand(count, patches, -1).scatter(1, seen, encoded) + self.positions
         told = self.tell(self.norm(self.decoder(whole))[masked]).reshape(-1, self.table.embedding_dim)
+        wanted = self._patched(ids_NHW)[masked].reshape(-1)
+        if most is not None and len(wanted) > most:
+            chosen = torch.randperm(len(wanted), generator=generator)[:most].to(wanted.device)
+            told, wanted = told[chosen], wanted[chosen]
         # One vector a token, compared with all embeddings: a head of codes for every place would be far larger.
-        logits = told @ self.table.weight.T + self.bias
-        return functional.cross_entropy(logits, self._patched(ids_NHW)[masked].reshape(-1))
+        return functional.cross_entropy(torch.addmm(self.bias, told, self.table.weight.T), wanted)
 
     def _patched(self, ids_NHW: Tensor) -> Tensor:
         """(N, L, patch²) ids."""
@@ -186,7 +193,7 @@ def _fit(model: MaskedTokens, ids: Tensor, options: MtmOptions, seed: int) -> li
     for _ in range(options.steps):
         chosen = torch.randint(len(ids), (options.batch_size,), generator=generator)
         crop = _cropped(ids[chosen], options.side, generator).to(model.bias.device)
-        loss = model(crop, generator)
+        loss = model(crop, generator, most=TOLD)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -81,7 +81,7 @@ class Arm:
     budget: float = 1.0
     side: int = 128
     steps: int = 400
-    mtm_steps: int = 400
+    mtm_steps: int = 1000
     batch_size: int = 64
     device: str = "auto"
 

@@ -42,7 +42,8 @@ def views_of(word: str, height: int, width: int, *, fit: Fit, seed: int, key: st
     """The views that `full`, `tencrop` or `crops:<k>` name, of an image of this size in px.
 
     full: the whole frame, which is the image's centre square (`crop`) or all of it (`square`, as ViT-VQGAN was
-    trained). tencrop: the frame's corners and centre, then those mirrored. crops:<k>: the frame, then k random crops
+    trained). tencrop: the frame's centre, which stands for it in tests, and
+    corners, then those mirrored. crops:<k>: the frame, then k random crops
     mirrored at random, drawn by (seed, key), so that training sees more than one code of an image. Raises ConfigError.
     """
     frame = _frame(height, width, fit)
@@ -79,8 +80,8 @@ def _frame(height: int, width: int, fit: Fit) -> tuple[float, float, float, floa
 def _ten(frame: tuple[float, float, float, float]) -> list[View]:
     top, left, high, wide = frame
     spare_y, spare_x = high * (1 - TEN), wide * (1 - TEN)
-    corners = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5)]
-    boxes = [(top + y * spare_y, left + x * spare_x, high * TEN, wide * TEN) for y, x in corners]
+    places = [(0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]
+    boxes = [(top + y * spare_y, left + x * spare_x, high * TEN, wide * TEN) for y, x in places]
     return [View(box_yxhw=box, flip=flip) for flip in (False, True) for box in boxes]
 
 
@@ -118,7 +119,7 @@ def framed(image_HWC: Pixels, view: View, size: int) -> Pixels:
     return np.ascontiguousarray(drawn[:, ::-1] if view.flip else drawn)
 
 
-@batch_stage(version=1, size=16)
+@batch_stage(version=2, size=16)
 def tokenize(
     samples: list[Sample],
     *,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,8 @@ class TrainOptions:
     model: str = key(
         "small", "small, vit (which mtm_steps can start), or a model of timm, as vit_tiny_patch16_224"
     )
-    epochs: int = key(20, "passes over the images", least=1)
+    views: Literal["all", "first"] = key("all", "of the images that are learned; tests are by the first")
+    epochs: int = key(20, "passes over the images, or over all their views", least=1)
     batch_size: int = key(64, "images a step", least=2)
     lr: float = key(0.0, "of AdamW at its peak; 0: 0.01 for small, 0.004 for vit, 0.001 for timm's", least=0)
     mtm_steps: int = key(0, "of masked token modelling before it; 0: none", least=0)
@@ -135,31 +136,33 @@ def train_words(words: Sequence[str]) -> tuple[dict[str, Any], str]:
     if tokens.codebook is None:
         raise ConfigError(f"{asked.tokens} has no codebook: there is nothing to embed its tokens by")
     rows, labels, part = _split(asked, tokens)
-    ids = tokens.read(rows)
+    seen, learned = rows[~part], labels[~part]
+    if asked.views == "all":
+        seen, learned = _with_views(tokens, seen, learned)
+    ids, tested = tokens.read(seen), tokens.read(rows[part])
     options = TokenOptions(
         model=asked.model, augment=asked.augment, noise=asked.noise, epochs=asked.epochs, lr=asked.lr,
         batch_size=asked.batch_size, device=asked.device,
     )  # fmt: skip
     if bool(asked.adapt) != ("tokenadapt" in options.words):
-        raise ConfigError(
-            f"augment={asked.augment} adapt={asked.adapt or '(none)'}: augment=tokenadapt and adapt= go together"
-        )
+        raise ConfigError("augment=tokenadapt and adapt=<folder> go together: give both, or none")
     adapt = adapt_of_folder(Path(asked.adapt), tokens.codebook) if asked.adapt else None
     runs, side = [], min(tokens.grid) * 7 // 8 // 4 * 4
     for seed in asked.seeds:
         start = None
         if asked.mtm_steps:
             wanted = MtmOptions(steps=asked.mtm_steps, side=side, device=asked.device)
-            start = pretrain(ids[~part], tokens.codes, options=wanted, seed=seed, codebook_KD=tokens.codebook)
+            start = pretrain(ids, tokens.codes, options=wanted, seed=seed, codebook_KD=tokens.codebook)
         result = train_token_classifier(
-            ids[~part], labels[~part], tokens.codebook, ids[part], labels[part],
+            ids, learned, tokens.codebook, tested, labels[part],
             options=options, seed=seed, synonyms_KS=tokens.synonyms, start=start, adapt=adapt,
         )  # fmt: skip
         runs.append(result)
     top1 = [float(result.top1) for result in runs]
     mean_seconds = float(np.mean([result.seconds for result in runs]))
     _, counts = np.unique(labels[part], return_counts=True)
-    value = {"top1": top1, "seeds": list(asked.seeds), "train": int((~part).sum()), "test": int(part.sum()),
+    value = {"top1": top1, "seeds": list(asked.seeds), "train": int((~part).sum()), "grids": len(ids),
+             "test": int(part.sum()),
              "classes": int(labels.max()) + 1, "chance": float(counts.max() / counts.sum()),
              "seconds": [float(result.seconds) for result in runs]}  # fmt: skip
     spread = f" ± {np.std(top1, ddof=1):.3f} over {len(top1)} seeds" if len(top1) > 1 else ""
@@ -193,6 +196,17 @@ def _split(
         members = drawn[labels[drawn] == number]
         part[members[: max(1, round(asked.test * len(members)))]] = True
     return rows, labels, part
+
+
+def _with_views(
+    tokens: TokenSet, rows: NDArray[np.int64], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All views of the images whose first views these are, and their labels: they stand one after the other."""
+    image = np.cumsum(np.asarray(tokens.rows["view"]) == 0) - 1
+    label = np.full(int(image[-1]) + 1, -1, np.int64)
+    label[image[rows]] = labels
+    found = np.flatnonzero(label[image] >= 0)
+    return found, label[image[found]]
 
 
 def repack_words(words: Sequence[str]) -> tuple[dict[str, Any], str]:

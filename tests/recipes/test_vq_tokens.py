@@ -125,6 +125,36 @@ def test_the_loop_compares_at_equal_bytes(
     assert "coded bytes of the training images" in page and "What is left of a picture" in page
 
 
+def test_token_adapt_is_trained_kept_and_trained_through(
+    build: Callable[..., Build], toy_folder: Callable[..., Path]
+) -> None:
+    pytest.importorskip("torch")
+    loop = {"arms": ["tokens_adapt"], "budgets": [1.0], "seeds": [0], "steps": 4, "side": 64, "least": 4}
+    made = build(
+        source=str(toy_folder("toys", images=8)),
+        validate="train",
+        loop=loop,
+        adapt={"train": True, "steps": 300},
+    )
+    (kept,) = [one for one in made.findings if one["id"] == "tokens_adapt"]
+    assert kept["passed"] and kept["value"] > 0.95, kept["value"]["value"]
+    words = [str(made.out / "tokens"), f"adapt={made.out / 'adapt'}", "augment=tokenadapt", "epochs=1"]
+    assert token_words("train", words)[0]["train"] > 0 and verify(made.out).ok
+    with pytest.raises(ConfigError, match="go together"):
+        token_words("train", words[:2])
+    (made.out / "adapt" / "token_adapt.json").write_bytes(b"{}")
+    assert not verify(made.out).ok
+
+
+def test_a_token_adapt_that_changes_tokens_is_found(
+    build: Callable[..., Build], toy_folder: Callable[..., Path]
+) -> None:
+    pytest.importorskip("torch")
+    made = build(source=str(toy_folder("toys", images=8)), adapt={"train": True, "steps": 1})
+    (found,) = [one for one in made.findings if one["id"] == "tokens_adapt"]
+    assert not found["passed"] and found["severity"] == "warn"
+
+
 def arm(**given: Any) -> dict[str, Any]:
     return {"arm": "tokens", "budget": 1.0, "allowed": 100, "spent": 90, "top1": [0.5], "chance": 0.2} | given
 
@@ -229,6 +259,7 @@ def test_tokens_of_other_pictures_are_found(toy_tokens: Any, tmp_path: Path) -> 
         ({"size": "100"}, "no multiple of fit.patch"),
         ({"loop.arms": "tokens,webp"}, "no arm webp"),
         ({"loop.seeds": "1,1"}, "each once"),
+        ({"loop.arms": "tokens,tokens_adapt"}, "wants adapt.train=true"),
     ],
 )
 def test_wrong_words_are_told_before_any_work(words: dict[str, str], said: str) -> None:

@@ -65,6 +65,14 @@ def test_ids_are_ranked_by_how_often_they_come_and_unused_ones_dropped(tokens: n
     assert len(ranked(tokens, CODES, keep_unused=True)[1]) == CODES
 
 
+def test_many_grids_are_counted_in_parts(tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ranked(tokens, CODES, keep_unused=False)
+    for module in ("stats", "pack"):
+        monkeypatch.setattr(f"datakit.tokens.{module}.CHUNK", 7)
+    parts = ranked(tokens, CODES, keep_unused=False)
+    assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
+
+
 def test_the_codebook_is_in_the_order_of_packed_ids(folder: Callable[..., Path]) -> None:
     codebook = np.random.default_rng(0).standard_normal((CODES, 4)).astype(np.float32)
     found = open_tokens(folder(codebook_KD=codebook))

@@ -12,7 +12,7 @@ pytest.importorskip("timm")
 
 from datakit.errors import ConfigError  # noqa: E402
 from datakit.train import token_augment as augment  # noqa: E402
-from datakit.train.mtm import MtmOptions, drawn_masks, pretrain  # noqa: E402
+from datakit.train.mtm import MaskedTokens, MtmOptions, drawn_masks, pretrain  # noqa: E402
 from datakit.train.stem_adapter import SmallNet, token_model  # noqa: E402
 from datakit.train.token_adapt import (  # noqa: E402
     AdaptOptions,
@@ -260,6 +260,18 @@ def test_masked_tokens_are_told_from_their_neighbours_and_not_where_there_are_no
     flat = np.random.default_rng(0).permutation(grids.reshape(-1)).reshape(grids.shape)
     control = pretrain(flat, CODES, options=SMALL, seed=0)
     assert control.masked_ce > 0.97 * control.unigram
+
+
+def test_a_sample_of_the_masked_tokens_has_the_loss_of_all() -> None:
+    torch.manual_seed(0)
+    model = MaskedTokens(CODES, DIM, SMALL)
+    ids = ids_of(16, SMALL.side)
+    with torch.no_grad():
+        whole = float(model(ids, seeded(3)))
+        parts = [float(model(ids, seeded(3), most=200)) for _ in range(1)]
+        draws = [float(model(ids, seeded(seed), most=200)) for seed in range(60)]
+        full = [float(model(ids, seeded(seed))) for seed in range(60)]
+    assert parts[0] != whole and abs(np.mean(draws) - np.mean(full)) < 4 * np.std(draws) / 60**0.5
 
 
 def test_what_masked_modelling_learned_starts_a_classifier(codebook: np.ndarray) -> None:

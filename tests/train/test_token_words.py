@@ -62,6 +62,21 @@ def test_training_opens_no_pixel_and_learns(folder: Path) -> None:
     assert np.mean(value["top1"]) > 0.8 and value["chance"] == 0.5 and "over 2 seeds" in text
 
 
+def test_all_views_are_learned_from_and_the_first_is_tested(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    image = np.arange(72) // 3
+    files = pack(rng.integers(0, 9, (72, 8, 8)).astype(np.uint16), [f"k{at}" for at in image], codes=9,
+                 labels=np.where(image % 3 == 2, -1, image % 3), views=np.tile(np.arange(3, dtype=np.uint8), 24),
+                 codebook_KD=rng.standard_normal((9, 4)).astype(np.float32))  # fmt: skip
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    every, _ = token_words("train", [str(tmp_path), "epochs=1", "batch_size=8"])
+    first, _ = token_words("train", [str(tmp_path), "epochs=1", "batch_size=8", "views=first"])
+    assert (every["train"], every["test"], every["grids"]) == (12, 4, 36)
+    assert (first["train"], first["test"], first["grids"]) == (12, 4, 12)
+
+
 def test_seits_files_out_and_in_again(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     token_words("export", [str(folder), f"out={tmp_path / 'seit'}", "split=val"])

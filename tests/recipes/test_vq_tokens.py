@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import datakit
-from datakit.check.tokens import arm_findings, check_tokens
+from datakit.check.tokens import arm_findings, check_tokens, tokens_codebook, tokens_random, tokens_size
 from datakit.config import parse
 from datakit.errors import ConfigError, MissingExtra, StoreError
 from datakit.recipes.vq_tokens import Config, recipe
@@ -20,7 +20,7 @@ from datakit.run.build import Build
 from datakit.stage import Files, Ref
 from datakit.store.steps import read_value, write_value
 from datakit.store.verify import verify
-from datakit.tokens.opened import open_tokens
+from datakit.tokens.opened import TokenSet, open_tokens
 from datakit.tokens.pack import pack
 from datakit.train.token_words import token_words
 
@@ -169,6 +169,48 @@ def test_an_arm_over_its_budget_fails() -> None:
 def test_tokens_that_teach_nothing_are_said_to() -> None:
     _, learned = arm_findings([arm(top1=[0.2, 0.21])])
     assert not learned.passed
+
+
+def test_masked_modelling_that_knows_no_more_than_frequency_is_said_to() -> None:
+    def found(masked: float) -> bool:
+        given = arm(
+            arm="tokens_mtm", mtm=[{"masked_ce": masked, "unigram": 6.0}, {"masked_ce": 5.0, "unigram": 6.0}]
+        )
+        (mtm,) = [one for one in arm_findings([given]) if one.id == "tokens_mtm"]
+        return mtm.passed
+
+    assert found(5.0) and not found(7.5)
+
+
+def kept(tokens: np.ndarray, place: Path, **how: Any) -> TokenSet:
+    for name, data in pack(tokens, [f"k{at}" for at in range(len(tokens))], **how).items():
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_bytes(data)
+    return open_tokens(place)
+
+
+def test_tokens_far_above_their_entropy_are_said_to_be(tmp_path: Path) -> None:
+    """Blocks of one grid: a head each, and a codec that learns from 64 tokens."""
+    tokens = np.random.default_rng(0).integers(0, 30, (64, 8, 8)).astype(np.uint16)
+    assert tokens_size(kept(tokens, tmp_path / "good", codes=30)).passed
+    assert not tokens_size(kept(tokens, tmp_path / "bad", codes=30, per_block=1)).passed
+
+
+def test_a_collapsed_codebook_is_said_to_be(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole, few = (rng.integers(0, most, (20, 8, 8)).astype(np.uint16) for most in (200, 9))
+    assert tokens_codebook(kept(whole, tmp_path / "whole", codes=200)).passed
+    collapsed = tokens_codebook(kept(few, tmp_path / "few", codes=200))
+    assert not collapsed.passed and "9 of 200 codes" in collapsed.summary
+
+
+def test_rows_that_read_otherwise_alone_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = kept(np.arange(40, dtype=np.uint16).reshape(40, 1, 1), tmp_path, codes=40)
+    assert tokens_random(tokens, 0).passed
+    read = TokenSet.read
+    monkeypatch.setattr(TokenSet, "read", lambda self, rows: read(self, (rows + (len(rows) == 1)) % 40))
+    wrong = tokens_random(tokens, 0)
+    assert not wrong.passed and wrong.count == 40 and wrong.severity == "fail"
 
 
 @pytest.fixture

@@ -150,7 +150,6 @@ def _arm(arm: Mapping[str, Any]) -> dict[str, Any]:
         "each": f"{arm['spent'] / max(1, arm['images']):,.0f}",
         "setting": arm["setting"],
         "top1": spread(arm["top1"]),
-        "speed": f"{arm['images_per_second']:,.0f}",
     }
 
 

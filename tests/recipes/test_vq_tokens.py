@@ -112,13 +112,16 @@ def test_a_classifier_learns_from_the_folder_alone(
     assert value["top1"][0] > 2 * value["chance"] and "top-1" in text
 
 
-def test_the_loop_compares_at_equal_bytes(
-    build: Callable[..., Build], toy_folder: Callable[..., Path]
+def test_the_loop_compares_at_equal_bytes_and_the_same_way_twice(
+    build: Callable[..., Build], toy_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
     loop = {"arms": ["full", "subset", "webp_low", "jpeg_low", "tokens"], "budgets": [1.0, 4.0], "seeds": [0],
             "steps": 8, "side": 64, "least": 4}  # fmt: skip
-    made = build(source=str(toy_folder("toys", images=8)), validate="train", loop=loop)
+    source = str(toy_folder("toys", images=8))
+    made = build(source=source, validate="train", loop=loop)
+    anew = build("anew", source=source, validate="train", loop=loop, run={"cache": str(tmp_path / "cache")})
+    assert files_of(made.out) == files_of(anew.out)
     equal = next(one for one in made.findings if one["id"] == "equal_bytes")
     assert equal["passed"]
     page = (made.out / "report" / "index.html").read_text()

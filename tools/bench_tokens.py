@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Token codecs beside SeiT's own file and what tools usually do: bytes an image, images a CPU second.
+"""Token codecs beside SeiT's own file and what tools usually do: bytes an image, images a CPU second; and loaders.
 
     python tools/bench_tokens.py [--tokens DIR] [--images DIR] [--count 1024] [--rounds 3]
 
 Three sets in one run, each of 32 x 32 tokens: Zipf ids of 391 codes (as SeiT's codebook has), tokens of real images by
 k-means of 8 x 8 px patches (K = 391; `--images`, else the drawings that come with the extra `demo`), and a token folder
 of a build (`--tokens`). Every codec's tokens are compared after decoding. Medians of rounds, CPU time beside wall time.
+With `--tokens`, at last: batches as a training takes them, of tokens and of the images as WebP and JPEG.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from datakit.tokens.seit import MAX_CODES, seit_bytes
 from datakit.tokens.stats import token_stats
 
 BLOCK = 256  # images
+BATCH = 64
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -57,7 +59,7 @@ def zipf(count: int) -> np.ndarray:
 
 
 def of_images(folder: Path | None, count: int) -> np.ndarray:
-    """Tokens of k-means patches, learned on a quarter of the images."""
+    """uint8 (n, 256, 256, 3): images of the folder, or drawings."""
     if folder is None:
         from datakit.sources.emoji import scan
 
@@ -68,7 +70,12 @@ def of_images(folder: Path | None, count: int) -> np.ndarray:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
         drawn = np.random.default_rng(0).permutation(len(paths))[:count]
         pixels = [Image(paths[at].read_bytes()).array for at in drawn.tolist()]
-    images = np.stack([resize(image, side=256) for image in pixels])
+    return np.stack([resize(image, side=256) for image in pixels])
+
+
+def patches(images: np.ndarray) -> np.ndarray:
+    """Tokens of k-means patches, learned on a quarter of the images."""
+    count = len(images)
     return of_files(fit_patches(images[: max(1, count // 4)], codes=391, patch=8, seed=0)).encode(images)
 
 
@@ -160,6 +167,61 @@ def measure(title: str, tokens: np.ndarray, codes: int, rounds: int) -> None:
               f"{count / wall:11,.0f}{gigabytes:7.2f} GB  {way.access}")  # fmt: skip
 
 
+def loaders(tokens: Path, images: np.ndarray, rounds: int) -> None:
+    """Batches of 64 augmented maps or images, float32: what a training step is given."""
+    import torch
+
+    from datakit.image import decode, encode
+    from datakit.store.token_stream import stream_tokens
+    from datakit.train.token_data import embed, one_hot, random_resized_crop
+
+    torch.set_num_threads(1)
+    count = min(len(images), len(open_tokens(tokens)))
+    table = torch.from_numpy(np.array(open_tokens(tokens).codebook))
+    drawn = torch.Generator().manual_seed(0)
+
+    def streamed(shown: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], int]:
+        def epoch() -> int:
+            seen = 0
+            for batch in stream_tokens(tokens, BATCH, shuffle=True, images=range(count), tensors=True):
+                random_resized_crop(shown(batch["tokens"]), 28, drawn)
+                seen += len(batch["tokens"])
+            return seen
+
+        return epoch
+
+    def decoded(coded: list[bytes], side: int) -> Callable[[], int]:
+        def epoch() -> int:
+            for at in range(0, count, BATCH):
+                pixels = np.stack([resize(decode(data), side=side) for data in coded[at : at + BATCH]])
+                floats = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
+                random_resized_crop(floats, side * 7 // 8, drawn, sampling="bilinear")
+            return count
+
+        return epoch
+
+    webp = [encode(resize(image, side=128), format="WEBP", quality=10) for image in images[:count]]
+    jpeg = [encode(image, format="JPEG", quality=90) for image in images[:count]]
+    sizes = {"tokens": open_tokens(tokens).files["blocks.bin"] / len(open_tokens(tokens))}
+    sizes |= {"webp": sum(map(len, webp)) / count, "jpeg": sum(map(len, jpeg)) / count}
+    found = (
+        ("tokens, embedded first", sizes["tokens"], streamed(lambda ids: embed(ids, table))),
+        ("tokens, one-hot first", sizes["tokens"],
+         streamed(lambda ids: torch.einsum("nkhw,kd->ndhw", one_hot(ids, len(table)), table))),
+        ("WebP q10 of 128 px to 112", sizes["webp"], decoded(webp, 128)),
+        ("JPEG q90 of 256 px to 112", sizes["jpeg"], decoded(jpeg, 128)),
+        ("JPEG q90 of 256 px to 224", sizes["jpeg"], decoded(jpeg, 256)),
+    )  # fmt: skip
+    print(
+        f"\nLoaders: {count:,} images in batches of {BATCH}\n{'':28}{'B/image':>9}{'img/CPU-s':>11}{'wall':>9}"
+    )
+    for name, size, epoch in found:
+        seen, cpu, wall = timed(epoch, rounds)
+        if seen != count:
+            raise SystemExit(f"{name} gave {seen} of {count} images")
+        print(f"{name:28}{size:9.1f}{count / cpu:11,.0f}{count / wall:9,.0f}")
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     words.add_argument("--tokens", type=Path, help="a token folder")
@@ -168,11 +230,13 @@ def main() -> None:
     words.add_argument("--rounds", type=int, default=3)
     asked = words.parse_args()
     measure("Zipf", zipf(asked.count), 391, asked.rounds)
-    measure("k-means patches", of_images(asked.images, asked.count), 391, asked.rounds)
+    images = of_images(asked.images, asked.count)
+    measure("k-means patches", patches(images), 391, asked.rounds)
     if asked.tokens:
         kept = open_tokens(asked.tokens)
         found = kept.read(np.arange(min(asked.count, len(kept))))
         measure(f"a build's tokens ({kept.about['tokenizer']['name']})", found, kept.codes, asked.rounds)
+        loaders(asked.tokens, images, asked.rounds)
     print(f"\nImageNet-1k, 1,281,167 images of 1,024 tokens: log2(391) bits {bytes_for(np.log2(391)) / 1e9:.3f} GB, "
           f"9 bits {bytes_for(9) / 1e9:.3f} GB; SeiT's published {SEIT_BYTES / 1e9:.1f} GB, JPEG about "
           f"{JPEG_BYTES / 1e9:.0f} GB")  # fmt: skip

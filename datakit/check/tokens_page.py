@@ -28,7 +28,7 @@ from datakit.train.token_stages import frame, opened
 SHOWN = 10  # pictures beside their reconstructions
 
 
-@reduce(version=1)
+@reduce(version=2)
 def token_page(
     rows: Rows,
     *,
@@ -48,10 +48,12 @@ def token_page(
     tokens = opened(packed.value)
     model = tokenizers.of_files(tokenizer.value) if tokenizer is not None else tokenizers.load(name)
     each = tokens.files["blocks.bin"] / max(1, len(tokens))
+    views = len(tokens) // max(1, len(rows))
     pictures, rivals = _side_by_side(rows, tokens, model, size=size, fit=fit, seed=seed, each=each)
     data = ReportData(
         title=title,
-        subtitle=f"{len(rows):,} images as {tokens.grid[0]} x {tokens.grid[1]} tokens, {each:,.0f} bytes an image.",
+        subtitle=f"{len(rows):,} images as {tokens.grid[0]} x {tokens.grid[1]} tokens, {each:,.0f} bytes "
+        + ("an image." if views == 1 else f"a view, {views} views an image."),
         command=shlex.join(["datakit", "build", "recipe=vq_tokens", *to_words(words)]),
         recipe="vq_tokens",
         findings=tuple(finding for ref in findings for finding in ref.value),
@@ -70,6 +72,7 @@ def token_page(
         tokenizer=model.name,
         grid=tokens.grid,
         images=len(rows),
+        views=views,
         each=each,
         source=tokens.about["source_bytes"] / max(1, len(rows)),
         stats=tokens.stats,

@@ -56,11 +56,14 @@ class Rival:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFacts:
-    """What was packed. each, source: bytes an image, of tokens and as found. arms: of `run_arm`."""
+    """What was packed. views: of an image. each, source: bytes of a view in tokens, of an image as found. arms: of
+    `run_arm`.
+    """
 
     tokenizer: str
     grid: tuple[int, int]
     images: int
+    views: int
     each: float
     source: float
     stats: Mapping[str, Any]
@@ -206,7 +209,7 @@ def _numbers(data: ReportData, facts: TokenFacts) -> tuple[KeyNumber, ...]:
     found = [
         KeyNumber(label="images", value=f"{facts.images:,}", note=f"{tokens} tokens each"),
         KeyNumber(
-            label="bytes an image",
+            label="bytes an image" if facts.views == 1 else "bytes a view",
             value=f"{facts.each:,.0f}",
             note=f"{100 * facts.each / max(1.0, facts.source):.1f} % of the source's {facts.source:,.0f}",
         ),

@@ -56,7 +56,7 @@ def write_parts(
     """The two files by name. Equal arguments give equal bytes. Raises MissingExtra without safetensors."""
     import numpy as np
 
-    safetensors = _safetensors()
+    safetensors = safetensors_module()
     check_codes(int(settings["codes"]))
     head = json.dumps(settings, sort_keys=True)  # one key: the order of several is not kept
     contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
@@ -137,7 +137,7 @@ def _settings(data: bytes) -> dict[str, Any]:
 
 
 def _tensors(data: bytes) -> dict[str, NDArray[Any]]:
-    safetensors = _safetensors()
+    safetensors = safetensors_module()
     try:
         found: dict[str, NDArray[Any]] = safetensors.load(data)
     except (
@@ -147,9 +147,10 @@ def _tensors(data: bytes) -> dict[str, NDArray[Any]]:
     return found
 
 
-def _safetensors() -> Any:
+def safetensors_module() -> Any:
+    """safetensors.numpy. Raises MissingExtra."""
     try:
         import safetensors.numpy
     except ImportError as problem:
-        raise MissingExtra("reading and writing tokenizers", "tokens") from problem
+        raise MissingExtra("reading and writing tensors", "tokens") from problem
     return safetensors.numpy

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datakit.errors import ConfigError, MissingExtra
+from datakit.errors import ConfigError
+from datakit.models.tokenizer_files import safetensors_module
 from datakit.train.token_adapt import AdaptOptions, TokenAdapt
 
 ABOUT, TENSORS = "token_adapt.json", "token_adapt.safetensors"
@@ -37,7 +38,7 @@ def adapt_files(
         for name, tensor in sorted(model.state_dict().items())
         if name != TABLE
     }
-    data: bytes = _safetensors().save(weights)
+    data: bytes = safetensors_module().save(weights)
     told = {
         "format": FORMAT,
         "version": VERSION,
@@ -67,7 +68,9 @@ def read_adapt(files: Mapping[str, bytes | Path], codebook_KD: NDArray[np.float3
         raise ConfigError(f"{ABOUT}: no TokenAdapt is made of its options: {problem}") from problem
     if told.get("codebook") != codebook_digest(codebook_KD):
         raise ConfigError(f"{ABOUT}: it was trained over another codebook: take both of one build")
-    tensors = {name: torch.from_numpy(array.copy()) for name, array in _safetensors().load(data).items()}
+    tensors = {
+        name: torch.from_numpy(array.copy()) for name, array in safetensors_module().load(data).items()
+    }
     try:
         missing, unknown = model.load_state_dict(tensors, strict=False)
     except RuntimeError as problem:
@@ -107,11 +110,3 @@ def _bytes_of(files: Mapping[str, bytes | Path], name: str) -> bytes:
         return found.read_bytes()
     except OSError as problem:
         raise ConfigError(f"TokenAdapt: cannot read {found}: {problem.strerror}") from problem
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as problem:
-        raise MissingExtra("TokenAdapt's files", "torch") from problem
-    return safetensors.numpy

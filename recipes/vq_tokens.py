@@ -71,7 +71,7 @@ class Pack:
 @dataclass(frozen=True, kw_only=True)
 class Adapt:
     train: bool = key(False, "train TokenAdapt's f and f⁻¹ too, and keep them in adapt/")
-    width: int = key(96, "of their transformer layers; SeiT++'s are 384", least=8)
+    width: int = key(96, "of their transformer layers; SeiT++'s are 384", least=8, most=4096)
     steps: int = key(300, "of training", least=1)
     images: int = key(512, "that they are trained on, at most", least=1)
 
@@ -282,6 +282,10 @@ def check_words(config: Config) -> None:
     if unknown := next((arm for arm in config.loop.arms if arm not in ARMS), None):
         raise ConfigError(f"no arm {unknown}{did_you_mean(unknown, ARMS)}; there are {', '.join(ARMS)}")
 
+    if config.adapt.train and kind == "rvq":
+        raise ConfigError("adapt.train=true: TokenAdapt takes square grids, and train:rvq stacks its levels")
+    if config.adapt.train and config.adapt.width % 4:
+        raise ConfigError(f"adapt.width={config.adapt.width}: a multiple of 4, as many as there are heads")
     if ADAPTED in config.loop.arms and not config.adapt.train:
         raise ConfigError(
             f"loop.arms={ADAPTED} wants adapt.train=true: there is no TokenAdapt to train through"

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datakit.check.finding import Finding, first_keys
-from datakit.models import tokenizer as tokenizers
 from datakit.models.quality import EQUAL, psnr, ssim
 from datakit.rng import rng_for
 from datakit.stage import Files, Ref, Rows, reduce
-from datakit.stages.tokens import Fit, token_column, view_count
+from datakit.stages.tokens import Fit, model_of, token_column, view_count
 from datakit.tokens.codec import CODECS, decode_block, encode_block, fit_model
 from datakit.tokens.opened import TokenSet
-from datakit.train.token_stages import frame, opened, with_codebook
+from datakit.train.token_stages import frame, opened
 
 READ = 4096  # token grids compared at once
 DRAWN = 512  # rows read at random
@@ -47,7 +46,7 @@ def check_tokens(
 ) -> list[dict[str, Any]]:
     """Findings over the packed folder, against the codes that the step before it gave."""
     tokens = opened(packed.value)
-    model = tokenizers.of_files(tokenizer.value) if tokenizer is not None else tokenizers.load(name)
+    model = model_of(tokenizer, name)
     found = [
         tokens_exact(rows, tokens),
         tokens_random(tokens, seed),
@@ -190,7 +189,7 @@ def check_adapt(rows: Rows, *, packed: Ref[Files], adapt: Ref[Files], seed: int 
 
     tokens = opened(packed.value)
     drawn = rng_for(seed, "check", "adapt").permutation(len(tokens))[:ADAPTED]
-    share = untouched(read_adapt(adapt.value, with_codebook(tokens)), tokens.read(drawn))
+    share = untouched(read_adapt(adapt.value, tokens.vectors), tokens.read(drawn))
     finding = Finding(
         id="tokens_adapt",
         severity="warn",

@@ -16,11 +16,10 @@ from datakit.check.tokens_report import Rival, TokenFacts, render_tokens
 from datakit.config import to_words
 from datakit.image import decode, resize
 from datakit.manifest import versions
-from datakit.models import tokenizer as tokenizers
 from datakit.models.quality import EQUAL, psnr
 from datakit.rng import rng_for
 from datakit.stage import Files, Ref, Rows, reduce
-from datakit.stages.tokens import Fit, Pixels
+from datakit.stages.tokens import Fit, Pixels, model_of
 from datakit.tokens.opened import TokenSet
 from datakit.train.token_shrink import Shrunk, jpeg_ladder, webp_ladder
 from datakit.train.token_stages import frame, opened
@@ -46,7 +45,7 @@ def token_page(
 ) -> str:
     """The page as HTML. sizes: of `code_sizes`. arms: of the loop at equal bytes, or nothing."""
     tokens = opened(packed.value)
-    model = tokenizers.of_files(tokenizer.value) if tokenizer is not None else tokenizers.load(name)
+    model = model_of(tokenizer, name)
     each = tokens.files["blocks.bin"] / max(1, len(tokens))
     views = len(tokens) // max(1, len(rows))
     pictures, rivals = _side_by_side(rows, tokens, model, size=size, fit=fit, seed=seed, each=each)

@@ -139,11 +139,14 @@ def tokenize(
     whose weights must be `weights`. Raises SampleError for an image that does not decode, ConfigError for a tokenizer
     that is not known, whose weights are others or that takes no images of this size.
     """
-    model = _model(tokenizer, name, weights, device)
+    model = model_of(tokenizer, name, weights=weights, device=device)
     return [sample | _coded(sample, model, size=size, fit=fit, views=views, seed=seed) for sample in samples]
 
 
-def _model(tokenizer: Ref[Files] | None, name: str, weights: str, device: str) -> Tokenizer:
+def model_of(tokenizer: Ref[Files] | None, name: str, *, weights: str = "", device: str = "cpu") -> Tokenizer:
+    """The tokenizer that was trained in this build, or the one of this name. Raises ConfigError where its weights are
+    not `weights`, if those are given.
+    """
     if tokenizer is not None:
         return tokenizers.of_files(tokenizer.value, device=device)
     model = tokenizers.load(name, device=device)
@@ -184,7 +187,7 @@ def token_files(
 
     classes: `class_name` becomes the row's label among them, -1 without. Raises StageError where a row has no tokens.
     """
-    model = _model(tokenizer, name, "", "cpu")
+    model = model_of(tokenizer, name)
     grid = model.encode(np.zeros((1, size, size, 3), np.uint8)).shape[1:]
     tokens_NVHW = token_column(rows, (grid[0], grid[1]))
     count, views_each = tokens_NVHW.shape[:2]

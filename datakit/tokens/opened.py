@@ -137,6 +137,13 @@ class TokenSet:
         found = self._tensors.get("codebook")
         return None if found is None else found.astype(np.float32)
 
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The codebook, which training wants. Raises ConfigError where the folder has none."""
+        if self.codebook is None:
+            raise ConfigError(f"{self.folder} has no codebook: there is nothing to embed its tokens by")
+        return self.codebook
+
     @cached_property
     def synonyms(self) -> NDArray[np.uint16] | None:
         """uint16 (K, 5): packed ids of the nearest codes; None without a codebook."""

@@ -32,6 +32,7 @@ ROTATE, TRANSLATE, SHEAR = (
     15.0,
 )  # degrees, shares of the side, degrees (SeiT++), each in half of the images
 EACH = 0.5
+MOST = 4096  # of the layers' width
 ABSENT = -1  # a code that was dropped as unused, and that a moved image has
 
 Affine = NDArray[
@@ -54,6 +55,17 @@ class AdaptOptions:
     lr: float = key(2e-3, "of AdamW, falling to 0 on a cosine", least=0)
     identity: float = key(0.5, "share of the steps in which A is the identity", least=0, most=1)
     device: str = key("auto", "auto, cpu, cuda")
+
+    def __post_init__(self) -> None:
+        if (
+            not (isinstance(self.width, int) and isinstance(self.heads, int))
+            or not 1 <= self.heads <= self.width
+        ):
+            raise ConfigError(f"TokenAdapt: width={self.width} heads={self.heads}: whole numbers from 1 on")
+        if self.width > MOST or self.width % 4 or self.width % self.heads:
+            raise ConfigError(
+                f"TokenAdapt: width={self.width} heads={self.heads}: a multiple of 4 and of heads, up to {MOST}"
+            )
 
 
 class TokenAdapt(nn.Module):
@@ -178,7 +190,11 @@ def fit_token_adapt(
             if not same:
                 theta = torch.from_numpy(affine).float().expand(len(rows), -1, -1)
                 map_NDHW = moved(map_NDHW, theta, map_NDHW.shape)
-            loss = functional.cross_entropy(model.f_inv(map_NDHW), wanted.to(device), ignore_index=ABSENT)
+            # Summed, and shared out by hand: the mean over no answer at all is not a number.
+            missed = functional.cross_entropy(
+                model.f_inv(map_NDHW), wanted.to(device), ignore_index=ABSENT, reduction="sum"
+            )
+            loss = missed / max(1, int((wanted != ABSENT).sum()))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -1,7 +1,7 @@
 """TokenAdapt as files: what a build keeps of f and f⁻¹ beside its tokens, and how it comes back.
 
 token_adapt.safetensors  the weights; the codebook stays where the tokens are, and is checked against
-token_adapt.json         widths, grid, how it was trained and what was measured
+token_adapt.json         widths, grid, how it was trained, and whose codebook it is for
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from datakit.train.token_adapt import AdaptOptions, TokenAdapt
 
 ABOUT, TENSORS = "token_adapt.json", "token_adapt.safetensors"
 FORMAT, VERSION = "datakit token_adapt", 1
+MOST_SIDE = 1024  # tokens
 TABLE = "table"  # the codebook, which the folder of tokens has
 
 
@@ -63,6 +64,8 @@ def read_adapt(files: Mapping[str, bytes | Path], codebook_KD: NDArray[np.float3
         raise ConfigError(f"{TENSORS} is not the file that {ABOUT} was written for")
     try:
         options, side = AdaptOptions(**told["options"]), int(told["grid"])
+        if not 1 <= side <= MOST_SIDE:
+            raise ValueError(f"a grid of {side} tokens a side")
         model = TokenAdapt(codebook_KD, side, options)
     except (KeyError, TypeError, ValueError, RuntimeError) as problem:
         raise ConfigError(f"{ABOUT}: no TokenAdapt is made of its options: {problem}") from problem

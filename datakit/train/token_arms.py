@@ -42,7 +42,6 @@ TOKENS = ("tokens", "tokens_aug", "tokens_adapt", "tokens_vit", "tokens_mtm")
 VIT = ("tokens_vit", "tokens_mtm")  # the arm that MTM starts, and what it is to be compared with
 # Token-EDA, Emb-Noise and ColorAdapt, as SeiT and SeiT++; and TokenAdapt in half of each batch.
 AUGMENTS = {"tokens_aug": "eda,noise,color", "tokens_adapt": "eda,tokenadapt"}
-NOISE = 0.25  # of Emb-Noise there: SeiT++'s 1 is for 300 epochs, and costs 20 % top-1 in 30 (measured)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,14 +223,11 @@ def _prefix(order: Ints, sizes: NDArray[Any], allowed: float, setting: str) -> C
 
 def _token_runs(corpus: Corpus, arm: Arm, chosen: Chosen, seeds: Sequence[int]) -> list[dict[str, Any]]:
     tokens = corpus.tokens
-    if tokens.codebook is None:
-        raise ConfigError("the tokens come without a codebook: there is nothing to embed them by")
     ids = corpus.ids(chosen.numbers, 0 if chosen.views is None else chosen.views)
     tested = corpus.ids(corpus.test)
     options = TokenOptions(
         model="vit" if arm.name in VIT else "small",
         augment=AUGMENTS.get(arm.name, "none"),
-        noise=NOISE,
         epochs=_epochs(arm, len(ids)),
         batch_size=arm.batch_size,
         device=arm.device,
@@ -240,7 +236,7 @@ def _token_runs(corpus: Corpus, arm: Arm, chosen: Chosen, seeds: Sequence[int]) 
     for seed in seeds:
         start = _start(tokens, ids, arm, seed) if arm.name == "tokens_mtm" else None
         result = train_token_classifier(
-            ids, corpus.labels[chosen.numbers], tokens.codebook, tested, corpus.labels[corpus.test],
+            ids, corpus.labels[chosen.numbers], tokens.vectors, tested, corpus.labels[corpus.test],
             options=options, seed=seed, synonyms_KS=tokens.synonyms, start=start, adapt=corpus.adapt,
         )  # fmt: skip
         told = {} if start is None else {"mtm": {"masked_ce": start.masked_ce, "unigram": start.unigram}}

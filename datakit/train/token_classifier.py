@@ -55,7 +55,7 @@ class TokenOptions:
     lr: float = key(0.0, "of AdamW at its peak; 0: 0.01 for small, 0.004 for vit, 0.001 for timm's", least=0)
     weight_decay: float = key(0.05, "of AdamW", least=0)
     smoothing: float = key(0.1, "of labels", least=0, most=0.9)
-    noise: float = key(1.0, "deviation of Emb-Noise, of the embedded maps' own; SeiT++'s is 1", least=0)
+    noise: float = key(0.25, "deviation of Emb-Noise; SeiT++'s 1 is for 300 epochs", least=0)
     scale: float = key(
         0.35, "least share of the grid's area in a training crop; SeiT's is 0.08", least=0.01, most=1
     )

@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datakit.errors import CatalogError, ConfigError
-from datakit.models import tokenizer as tokenizers
+from datakit.errors import CatalogError
 from datakit.rng import rng_for
 from datakit.stage import Files, Ref, Rows, reduce
 from datakit.stages.columns import codes, read_columns
-from datakit.stages.tokens import Fit, framed, views_of
+from datakit.stages.tokens import Fit, framed, model_of, views_of
 from datakit.tokens.opened import TokenSet, open_tokens
 from datakit.train.token_arms import Arm, Corpus, run_arm
 
@@ -135,8 +134,8 @@ def fit_adapt(
     from datakit.train.token_adapt_files import adapt_files
 
     tokens = opened(packed.value)
-    codebook_KD = with_codebook(tokens)
-    model = tokenizers.of_files(tokenizer.value) if tokenizer is not None else tokenizers.load(name)
+    codebook_KD = tokens.vectors
+    model = model_of(tokenizer, name)
     drawn = np.sort(rng_for(seed, "token adapt", "images").permutation(len(rows))[:images])
     images_NHWC = np.stack([frame(image.array, size, fit) for image in rows.images(drawn.tolist())])
     packed_id = np.full(model.codes, ABSENT, np.int64)
@@ -150,13 +149,6 @@ def fit_adapt(
     ids_NHW = tokens.read(drawn * (len(tokens) // len(rows)))
     adapt = fit_token_adapt(ids_NHW, codebook_KD, tokens_of=tokens_of, options=asked, seed=seed)
     return Files(adapt_files(adapt, codebook_KD, asked, {"images": len(drawn), "seed": seed}))
-
-
-def with_codebook(tokens: TokenSet) -> NDArray[np.float32]:
-    """Raises ConfigError where the folder has none."""
-    if tokens.codebook is None:
-        raise ConfigError("the tokens come without a codebook: there is nothing to embed them by")
-    return tokens.codebook
 
 
 @reduce(version=2)
@@ -181,7 +173,7 @@ def token_arm(
     if adapt is not None:
         from datakit.train.token_adapt_files import read_adapt
 
-        found = replace(found, adapt=read_adapt(adapt.value, with_codebook(found.tokens)))
+        found = replace(found, adapt=read_adapt(adapt.value, found.tokens.vectors))
     return run_arm(found, Arm(name=arm, budget=budget, **options), seeds=seeds)
 
 

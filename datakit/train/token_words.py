@@ -133,8 +133,7 @@ def train_words(words: Sequence[str]) -> tuple[dict[str, Any], str]:
     from datakit.train.token_classifier import TokenOptions, train_token_classifier
 
     tokens = open_tokens(asked.tokens)
-    if tokens.codebook is None:
-        raise ConfigError(f"{asked.tokens} has no codebook: there is nothing to embed its tokens by")
+    codebook_KD = tokens.vectors
     rows, labels, part = _split(asked, tokens)
     seen, learned = rows[~part], labels[~part]
     if asked.views == "all":
@@ -146,15 +145,15 @@ def train_words(words: Sequence[str]) -> tuple[dict[str, Any], str]:
     )  # fmt: skip
     if bool(asked.adapt) != ("tokenadapt" in options.words):
         raise ConfigError("augment=tokenadapt and adapt=<folder> go together: give both, or none")
-    adapt = adapt_of_folder(Path(asked.adapt), tokens.codebook) if asked.adapt else None
+    adapt = adapt_of_folder(Path(asked.adapt), codebook_KD) if asked.adapt else None
     runs, side = [], min(tokens.grid) * 7 // 8 // 4 * 4
     for seed in asked.seeds:
         start = None
         if asked.mtm_steps:
             wanted = MtmOptions(steps=asked.mtm_steps, side=side, device=asked.device)
-            start = pretrain(ids, tokens.codes, options=wanted, seed=seed, codebook_KD=tokens.codebook)
+            start = pretrain(ids, tokens.codes, options=wanted, seed=seed, codebook_KD=codebook_KD)
         result = train_token_classifier(
-            ids, learned, tokens.codebook, tested, labels[part],
+            ids, learned, codebook_KD, tested, labels[part],
             options=options, seed=seed, synonyms_KS=tokens.synonyms, start=start, adapt=adapt,
         )  # fmt: skip
         runs.append(result)

@@ -305,6 +305,8 @@ def test_tokens_of_other_pictures_are_found(toy_tokens: Any, tmp_path: Path) -> 
         ({"loop.arms": "tokens,webp"}, "no arm webp"),
         ({"loop.seeds": "1,1"}, "each once"),
         ({"loop.arms": "tokens,tokens_adapt"}, "wants adapt.train=true"),
+        ({"tokenizer": "train:rvq", "adapt.train": "true"}, "takes square grids"),
+        ({"adapt.train": "true", "adapt.width": "98"}, "a multiple of 4"),
     ],
 )
 def test_wrong_words_are_told_before_any_work(words: dict[str, str], said: str) -> None:

@@ -65,6 +65,10 @@ def told_otherwise(**changes: object) -> Callable[[Path], None]:
         (told_otherwise(options={"width": 16, "depth": 3}), "no TokenAdapt is made"),
         (told_otherwise(options={"width": 32, "heads": 2}), "size mismatch"),
         (told_otherwise(grid="large"), "no TokenAdapt is made"),
+        (told_otherwise(grid=10**7), "no TokenAdapt is made"),
+        (told_otherwise(options={"width": 10**9, "heads": 2}), "up to 4096"),
+        (told_otherwise(options={"width": 18, "heads": 2}), "a multiple of 4"),
+        (told_otherwise(options={"width": "wide"}), "whole numbers"),
     ],
 )
 def test_what_is_damaged_is_told(broken: Callable[[Path], None], said: str, folder: Path) -> None:
@@ -79,12 +83,12 @@ def test_another_codebook_is_refused(folder: Path) -> None:
 
 
 def test_codes_that_no_packed_id_stands_for_teach_nothing() -> None:
-    """Half of the answers are -1: training goes on, as if those places were not there."""
+    """Some of the answers are -1, or all of a batch: training goes on, as if those places were not there."""
     rng = np.random.default_rng(0)
 
     def tokens_of(numbers: np.ndarray, affine: np.ndarray) -> np.ndarray:
         found = GRIDS[numbers].astype(np.int64)
-        return np.where(rng.random(found.shape) < 0.5, -1, found)
+        return np.where(rng.random(found.shape) < rng.choice([0.5, 1.0]), -1, found)
 
     options = AdaptOptions(width=16, heads=2, steps=20, identity=0.0)
     model = fit_token_adapt(GRIDS, CODEBOOK, tokens_of=tokens_of, options=options, seed=0)

@@ -1,4 +1,4 @@
-"""Images as tokens: `datakit build recipe=vq_tokens`, 20 minutes on the embedded drawings and two cores, or four with
+"""Images as tokens: `datakit build recipe=vq_tokens`, 20 minutes on the embedded drawings and two cores, or three with
 `validate=check`; then `datakit tokens train builds/vq_tokens/tokens`, which trains a classifier without a pixel.
 
 In the manner of SeiT (Park et al., ICCV 2023) and SeiT++ (Lee et al., ECCV 2024): a tokenizer turns each image into a
